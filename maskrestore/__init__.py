@@ -1,0 +1,1 @@
+"""Restore incomplete segmentation masks, trained through a frozen SPADE image generator."""

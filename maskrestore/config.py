@@ -1,0 +1,420 @@
+"""Every setting of every program: defaults, units, checks, and messages that name the remedy.
+
+Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
+code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+Task = Literal["synthesis", "densify", "super_resolution"]
+Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
+Baseline = Literal["input", "fill", "realign"]
+Edges = Literal["argmax", "soft", "zeros", "instance"]
+SourceName = Literal["streetscenes", "cityscapes", "camvid"]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(Exception):
+    """The user's mistakes in the settings, all of them, one a line, each with its remedy."""
+
+
+class UserError(Exception):
+    """Something else that the user can mend: a file, a folder, a checkpoint. One clear message."""
+
+
+def _height_and_width(text: str) -> str:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise ValueError("write height x width in pixels, such as 256x512")
+    if int(height) % 32 or int(width) % 32:
+        raise ValueError("height and width must be multiples of 32: the generators double 5 times")
+    return text
+
+
+Size = Annotated[str, AfterValidator(_height_and_width)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Settings that cannot change after they were checked; an unknown name is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class SourceConfig(Section):
+    """Where shards come from. `shards/write.py` needs these; a run only reads the result."""
+
+    source: SourceName = "streetscenes"
+    """What to shard: procedural street scenes, or a folder in the Cityscapes or CamVid layout."""
+    root: Path | None = None
+    """Folder of the raw data set; not used by streetscenes."""
+    size: Size = "96x192"
+    """Height x width in pixels to which everything is resized; multiples of 32."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to shard (cityscapes also has train_extra, whose fine masks do not exist)."""
+    num_train: PositiveInt = 512
+    """Scenes drawn for train (streetscenes only)."""
+    num_val: PositiveInt = 64
+    """Scenes drawn for val (streetscenes only)."""
+    source_seed: NonNegativeInt = 0
+    """Seed of the drawn scenes and of simulated coarse masks."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """`size` as two integers."""
+        height, width = self.size.split("x")
+        return int(height), int(width)
+
+
+class DataConfig(SourceConfig):
+    """The shards that a run reads and how it reads them."""
+
+    shards: Path = Path("data/streetscenes")
+    """Folder of WebDataset tars with its manifest.json."""
+    threads: PositiveInt = 2
+    """Decoding threads per process."""
+    prefetch_batches: PositiveInt = 4
+    """Batches decoded ahead of the training step."""
+    flip: bool = True
+    """Mirror a training sample left to right with probability 1/2."""
+
+
+class DegradeConfig(Section):
+    """How the incomplete mask of task=super_resolution is made from the true one."""
+
+    factor: Literal[2, 4, 8, 16] = 8
+    """Downsampling factor per side."""
+    sampling: Literal["corner", "center"] = "corner"
+    """Pixel kept of each factor x factor block: its top left corner (the paper's) or its centre."""
+
+
+class MaskGeneratorConfig(Section):
+    """The trained network: SPADE-shaped, degraded mask in, class logits out."""
+
+    width: PositiveInt = 16
+    """Channels of the last block (ngf); the first ones have 16 times as many."""
+    hidden: PositiveInt = 32
+    """Channels of the shared convolution inside each SPADE (the official generator has 128)."""
+
+
+class GeneratorConfig(Section):
+    """The image generator: trained by task=synthesis, frozen in the other tasks."""
+
+    path: Path | None = None
+    """Weights of the frozen generator: the official latest_net_G.pth or generator.pth of a run."""
+    edges: Edges = "argmax"
+    """Edge channel while restoring: of the restored mask (argmax, or soft with a gradient), zeros,
+    or the true instance edges, which leak the answer and give an upper bound only."""
+    width: PositiveInt = 64
+    """Channels of the last block (ngf) of a generator to be trained; the official one has 64."""
+    hidden: PositiveInt = 128
+    """Channels inside each SPADE of a generator to be trained; the official one has 128."""
+    discriminator_width: PositiveInt = 64
+    """Channels of the first layer of each discriminator (ndf)."""
+    learning_rate: PositiveFloat = 1e-4
+    """Adam learning rate of the generator in task=synthesis (SPADE: 1e-4)."""
+    discriminator_learning_rate: PositiveFloat = 4e-4
+    """Adam learning rate of the discriminator (SPADE: 4e-4)."""
+
+
+class PerceptualConfig(Section):
+    """The network whose features are compared in the perceptual loss (L_VGG in the paper)."""
+
+    network: Literal["vgg19", "lite0"] = "vgg19"
+    """vgg19: torchvision's ImageNet weights; lite0: the small EfficientNet-Lite0 that needs no
+    download, for offline work. A table made with lite0 says so."""
+    weights: Path | None = None
+    """File of VGG19 weights (torchvision's vgg19-dcbb9e9d.pth); none: torchvision downloads it."""
+
+
+class WeightsConfig(Section):
+    """Factors of the loss terms; 0 switches a term off and costs nothing."""
+
+    ce: NonNegativeFloat = 1.0
+    """Cross entropy of the restored mask (L_mask)."""
+    perceptual: NonNegativeFloat = 1.0
+    """Perceptual distance of the synthesised image (L_VGG; 1 in the paper's sum, 10 in SPADE)."""
+    l1: NonNegativeFloat = 1.0
+    """Absolute difference of the synthesised image (L_1)."""
+    synthesis_perceptual: NonNegativeFloat = 10.0
+    """Perceptual distance in task=synthesis (SPADE: 10)."""
+    feature_matching: NonNegativeFloat = 10.0
+    """Distance of the discriminator's features in task=synthesis (SPADE: 10)."""
+
+
+class TrainingConfig(Section):
+    """Length and step size. Progress is counted in images seen, so it means the same on any
+    number of devices."""
+
+    num_images: PositiveInt = 300_000
+    """Images seen over the whole run, repeats counted."""
+    batch_size: PositiveInt = 16
+    """Images per optimizer step, over all processes together."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam learning rate of the mask generator."""
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    """Adam betas of the mask generator (task=synthesis always uses SPADE's 0, 0.9)."""
+    decay_start: Fraction = 0.5
+    """Fraction 0..1 of the run after which learning rates fall linearly to 0."""
+    log_images: PositiveInt = 1_600
+    """Images between two lines of metrics.jsonl."""
+    checkpoint_images: PositiveInt = 30_000
+    """Images between two checkpoints."""
+    evaluate_images: PositiveInt = 60_000
+    """Images between two evaluations; the last one comes at the end of the run in any case."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints kept in the run folder."""
+
+
+class EvaluationConfig(Section):
+    """What is measured on the val split. DESIGN of the protocol: docs/evaluation.md."""
+
+    features: Literal["inception", "lite0"] = "inception"
+    """Network of the image distances: inception gives FID and KID; lite0 (offline, no download)
+    gives fd_lite0 and kd_lite0, which are never comparable with FID and KID."""
+    inception_weights: Path | None = None
+    """File pt_inception-2015-12-05-6726825d.pth; none: torch-fidelity downloads it."""
+    batch_size: PositiveInt = 16
+    """Images per process and forward pass."""
+    num_pictures: NonNegativeInt = 4
+    """Val samples shown in the pictures of samples/ and in Figure 2."""
+
+
+class DistributedConfig(Section):
+    """Devices and number formats."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU that belongs to this process where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward passes; weights and optimizer stay fp32."""
+    cpu_threads: NonNegativeInt = 0
+    """Threads of a process on a CPU; 0 leaves the choice to torch."""
+
+
+class RunConfig(Section):
+    """One run: one cell of the table."""
+
+    task: Task = "densify"
+    """synthesis trains an image generator; densify restores sparse polygons; super_resolution
+    restores a mask that was made `degrade.factor` times smaller."""
+    loss: Loss = "ce_vgg_l1"
+    """Terms of the restoration loss, as in the paper's columns; none trains nothing."""
+    baseline: Baseline = "input"
+    """What loss=none evaluates: the input as it is, fill (nearest annotated label; densify) or
+    realign (undo the corner shift; super_resolution)."""
+    run: Path = Path("runs/run")
+    """Folder of this run; the same command again resumes it."""
+    seed: NonNegativeInt = 0
+    """Seed of weights, sample order and augmentation."""
+    data: DataConfig = DataConfig()
+    degrade: DegradeConfig = DegradeConfig()
+    mask_generator: MaskGeneratorConfig = MaskGeneratorConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    perceptual: PerceptualConfig = PerceptualConfig()
+    weights: WeightsConfig = WeightsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    distributed: DistributedConfig = DistributedConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        needed = {"fill": "densify", "realign": "super_resolution"}.get(self.baseline, self.task)
+        if self.baseline != "input" and self.loss != "none":
+            raise ValueError(
+                f"baseline={self.baseline} is evaluated without training, but loss={self.loss}: "
+                "write loss=none, or leave baseline out"
+            )
+        if self.task != needed:
+            raise ValueError(
+                f"baseline={self.baseline} is for task={needed}, not task={self.task}"
+            )
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether this run trains anything; loss=none only evaluates."""
+        return self.loss != "none"
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weight of each active term of the restoration loss: ce, perceptual, l1."""
+        names = {"ce": "ce", "vgg": "perceptual", "l1": "l1"}
+        parts = [] if self.loss == "none" else [names[part] for part in self.loss.split("_")]
+        weights = {name: float(getattr(self.weights, name)) for name in parts}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+Settings = TypeVar("Settings", bound=Section)
+
+
+def parse(schema: type[Settings], arguments: Sequence[str]) -> Settings:
+    """Settings from words `config=NAME` and `a.b=value`; ConfigError lists every mistake.
+
+    `config=NAME` overlays configs/NAME.yaml, or the file NAME if it ends in .yaml.
+    """
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            mistakes.append(f"{word}: write key=value, such as {next(iter(schema.model_fields))}=…")
+        elif key == "config":
+            values = merge(values, read_yaml(find_config(value)))
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key and key != "config":
+            try:
+                values = merge(values, nest(key, _scalar(value)))
+            except ConfigError as error:
+                mistakes.append(str(error))
+    return validate(schema, values, mistakes)
+
+
+def load_config(arguments: Sequence[str]) -> RunConfig:
+    """The RunConfig that the words of a command line describe."""
+    return parse(RunConfig, arguments)
+
+
+def validate(
+    schema: type[Settings], values: Mapping[str, Any], mistakes: Iterable[str] = ()
+) -> Settings:
+    """Checked settings; ConfigError lists `mistakes` and every further one with its remedy."""
+    found = list(mistakes)
+    try:
+        settings = schema.model_validate(values)
+    except ValidationError as error:
+        found += [_explain(schema, detail) for detail in error.errors()]
+    if found:
+        raise ConfigError("\n".join(found))
+    return settings
+
+
+def find_config(name: str, folder: Path = CONFIGS) -> Path:
+    """The file of `config=name`; ConfigError lists those that there are."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    raise ConfigError(f"config={name}: no file {path}; there are: {known}, or give a .yaml file")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; ConfigError names the file and line of a mistake."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: must hold `key: value` lines, got {type(values).__name__}")
+    return values
+
+
+def to_yaml(settings: Section) -> str:
+    """The complete settings, a valid `config=` file."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def nest(dotted_key: str, value: Any) -> dict[str, Any]:
+    """`a.b`, 1 -> {"a": {"b": 1}}."""
+    for name in reversed(dotted_key.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, section by section; ConfigError where a section meets a value."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = merge(old, value)
+        elif isinstance(old, Mapping):
+            raise ConfigError(f"{key}={value}: {key} is a section; write {key}.NAME=VALUE")
+        else:
+            merged[key] = value
+    return merged
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def describe(schema: type[Section], prefix: str = "") -> str:
+    """The schema as the text of --help: dotted key, type, default, meaning with its unit."""
+    lines: list[str] = []
+    for name, field in schema.model_fields.items():
+        default = field.default
+        if isinstance(default, Section):
+            heading = " ".join((type(default).__doc__ or "").split())
+            lines += ["", f"{prefix}{name}: {heading}", describe(type(default), f"{prefix}{name}.")]
+            continue
+        choices = get_args(field.annotation) if _is_literal(field.annotation) else ()
+        kind = "|".join(str(choice) for choice in choices)
+        shown = "" if field.is_required() else f" = {_shown(default)}"
+        lines.append(f"  {prefix}{name}{shown}" + (f"  ({kind})" if kind else ""))
+        lines.append("      " + " ".join((field.description or "").split()))
+    return "\n".join(lines)
+
+
+def _is_literal(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is Literal
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(str, value)) + "]"
+    return "none" if value is None else str(value)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _explain(schema: type[Section], detail: Any) -> str:
+    """One line of pydantic's findings in the user's words."""
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location) or "settings"
+    if detail["type"] == "extra_forbidden":
+        section: Any = schema
+        for part in location[:-1]:
+            section = type(section.model_fields[part].default)
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else "there are: " + ", ".join(known)
+        return f"{key}: no such setting; {remedy}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not location:
+        return str(message)
+    if detail["type"] == "missing":
+        return f"{key}: must be given, as {key}=VALUE"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {detail['input']!r}"

@@ -1,0 +1,72 @@
+"""One street scene and its members in a WebDataset tar.
+
+A sample `k` is four adjacent members: `k.image.png` (RGB), `k.fine.png`, `k.coarse.png` (8 bit
+Cityscapes ids) and `k.instance.png` (16 bit, class * 1000 + n for countable classes).
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MEMBERS = ("image.png", "fine.png", "coarse.png", "instance.png")
+"""The member extensions of a sample, in the order in which they stand in the tar."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A street scene, all maps of one size H x W.
+
+    image: uint8 [H,W,3] RGB. fine, coarse: uint8 [H,W] ids 0..33 (in coarse, 0 = not annotated).
+    instance: uint16 [H,W]. key: unique in its data set, without dots (WebDataset splits at them).
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    fine: NDArray[np.uint8]
+    coarse: NDArray[np.uint8]
+    instance: NDArray[np.uint16]
+
+
+def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG bytes of uint8 [H,W,3], uint8 [H,W] or uint16 [H,W]; equal arrays give equal bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The array that `encode_member` was given. Raises OSError on bytes that are no whole PNG."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        array = np.asarray(image)
+    return array.astype(np.uint16) if array.dtype == np.int32 else array
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """{extension: PNG bytes} in the order of MEMBERS."""
+    arrays = (sample.image, sample.fine, sample.coarse, sample.instance)
+    return {name: encode_member(array) for name, array in zip(MEMBERS, arrays, strict=True)}
+
+
+def decode(key: str, members: dict[str, bytes]) -> Sample:
+    """The Sample that `encode` was given.
+
+    Raises ValueError naming the member that is missing, broken or of another size than the image.
+    """
+    arrays = []
+    for name in MEMBERS:
+        if name not in members:
+            raise ValueError(f"sample {key!r} has no member {key}.{name}")
+        try:
+            arrays.append(decode_member(members[name]))
+        except OSError as error:
+            raise ValueError(f"{key}.{name} is not a whole PNG: {error}") from error
+    for name, array in zip(MEMBERS, arrays, strict=True):
+        if array.shape[:2] != arrays[0].shape[:2]:
+            raise ValueError(
+                f"{key}.{name} is {array.shape[0]}x{array.shape[1]}, the image is "
+                f"{arrays[0].shape[0]}x{arrays[0].shape[1]} (height x width)"
+            )
+    return Sample(key, *arrays)
