@@ -245,9 +245,7 @@ class RunConfig(Section):
                 "write loss=none, or leave baseline out"
             )
         if self.task != needed:
-            raise ValueError(
-                f"baseline={self.baseline} is for task={needed}, not task={self.task}"
-            )
+            raise ValueError(f"baseline={self.baseline} is for task={needed}, not task={self.task}")
         return self
 
     @property
@@ -272,6 +270,14 @@ def parse(schema: type[Settings], arguments: Sequence[str]) -> Settings:
 
     `config=NAME` overlays configs/NAME.yaml, or the file NAME if it ends in .yaml.
     """
+    return validate(schema, *read_words(schema, arguments))
+
+
+def read_words(schema: type[Section], arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The unchecked values that words describe, for `validate`, and the mistakes among the words.
+
+    ConfigError if the file of `config=NAME` cannot be read.
+    """
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     for word in arguments:
@@ -287,7 +293,7 @@ def parse(schema: type[Settings], arguments: Sequence[str]) -> Settings:
                 values = merge(values, nest(key, _scalar(value)))
             except ConfigError as error:
                 mistakes.append(str(error))
-    return validate(schema, values, mistakes)
+    return values, mistakes
 
 
 def load_config(arguments: Sequence[str]) -> RunConfig:
@@ -366,6 +372,37 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
+HARMLESS = (
+    "run",
+    "data.shards",
+    "data.root",
+    "data.threads",
+    "data.prefetch_batches",
+    "generator.path",
+    "perceptual.weights",
+    "training.log_images",
+    "training.checkpoint_images",
+    "training.evaluate_images",
+    "training.keep_checkpoints",
+    "evaluation.inception_weights",
+    "evaluation.num_pictures",
+    "distributed.device",
+    "distributed.cpu_threads",
+)
+"""Settings that say where things are, or how often and on what a run works, not what it computes.
+Files are compared by content (checkpoint.py), so that a moved data set does not stop a resume."""
+
+
+def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
+    """Dotted keys whose change would change the result, as `key: old -> new`."""
+    before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))
+    return [
+        f"{key}: {before.get(key)} -> {value}"
+        for key, value in after.items()
+        if key not in HARMLESS and before.get(key) != value
+    ]
+
+
 def describe(schema: type[Section], prefix: str = "") -> str:
     """The schema as the text of --help: dotted key, type, default, meaning with its unit."""
     lines: list[str] = []
@@ -409,7 +446,7 @@ def _explain(schema: type[Section], detail: Any) -> str:
         for part in location[:-1]:
             section = type(section.model_fields[part].default)
         known = list(section.model_fields)
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.6)
         remedy = f"did you mean {near[0]}?" if near else "there are: " + ", ".join(known)
         return f"{key}: no such setting; {remedy}"
     message = detail["msg"].removeprefix("Value error, ")

@@ -6,6 +6,7 @@ Cityscapes ids) and `k.instance.png` (16 bit, class * 1000 + n for countable cla
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +47,12 @@ def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
 def encode(sample: Sample) -> dict[str, bytes]:
     """{extension: PNG bytes} in the order of MEMBERS."""
-    arrays = (sample.image, sample.fine, sample.coarse, sample.instance)
-    return {name: encode_member(array) for name, array in zip(MEMBERS, arrays, strict=True)}
+    return {
+        "image.png": encode_member(sample.image),
+        "fine.png": encode_member(sample.fine),
+        "coarse.png": encode_member(sample.coarse),
+        "instance.png": encode_member(sample.instance),
+    }
 
 
 def decode(key: str, members: dict[str, bytes]) -> Sample:
@@ -55,7 +60,7 @@ def decode(key: str, members: dict[str, bytes]) -> Sample:
 
     Raises ValueError naming the member that is missing, broken or of another size than the image.
     """
-    arrays = []
+    arrays: list[Any] = []
     for name in MEMBERS:
         if name not in members:
             raise ValueError(f"sample {key!r} has no member {key}.{name}")

@@ -1,0 +1,39 @@
+# Every target does its own set-up; the first one takes a few minutes to download PyTorch.
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+demo: $(BIN)/ready  ## street scenes in, Table 1 and Figure 2 out: about ten minutes on two cores
+	$(BIN)/python launch/submit.py grid=table1 config=demo
+	$(BIN)/python launch/report.py grid=table1 config=demo
+
+test: $(BIN)/ready  ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+test-quick: $(BIN)/ready  ## the unit tests: under a minute
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(BIN)/ready  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
+	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
+	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --upgrade --quiet -o requirements.txt
+
+clean:  ## remove the environment, but no data and no runs
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# setuptools is in the lock, so that installing the project itself downloads nothing unpinned.
+$(BIN)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: help demo test test-quick check lock clean

@@ -1,0 +1,316 @@
+"""Evaluation: a row of the table, and pictures. The protocol and its reasons: docs/evaluation.md."""
+
+import io
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maskrestore.checkpoint import file_sha256, write_atomically
+from maskrestore.config import ConfigError, RunConfig, UserError
+from maskrestore.data import Batch, open_split, read_manifest, val_batches
+from maskrestore.degrade import degrade, restore_untrained
+from maskrestore.distributed import make_accelerator
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.metrics import DISTANCE_NAMES, ImageDistances, SegmentationMetrics
+from maskrestore.models.frozen import FrozenGenerator
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
+from maskrestore.sample import encode_member
+from maskrestore.segmap import colorize, generator_input, one_hot, to_uint8
+
+CAPTIONS = {
+    "input": "input mask",
+    "restored": "restored mask",
+    "synthesized": "synthesised image",
+    "true_mask": "true mask",
+    "real": "real image",
+}
+"""Kinds of pictures, {key}_{kind}.png, in the order of a contact sheet, and what to call them."""
+
+SEGMENTATION_FIGURES = ("accu", "accu_annotated", "accu_unannotated", "miou19", "miou_all", "iou")
+
+
+def evaluate(
+    config: RunConfig,
+    batches: Iterable[Batch],
+    mask_generator: nn.Module | None,
+    image_generator: nn.Module | None,
+    device: torch.device,
+    pictures: Path | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """The figures of one row over `batches`, this process's share of the val split.
+
+    Returns, equal on every process: accu, accu_annotated, accu_unannotated, miou19, miou_all in
+    0..1, iou {class name: 0..1 or None}, the two image distances by their names, and num_samples
+    over all processes. What does not apply is None: segmentation for task=synthesis, distances
+    without an image generator. mask_generator None restores by the untrained baseline.
+
+    Give bare networks on `device`: a distributed wrapper's forward waits for processes that may
+    have fewer batches. They are left in the mode, training or evaluation, in which they came. The
+    first evaluation.num_pictures samples seen are drawn into the folder `pictures`.
+    """
+    names = DISTANCE_NAMES[config.evaluation.features]
+    segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
+    distances = None
+    if image_generator is not None:
+        weights = config.evaluation.inception_weights
+        distances = ImageDistances(config.evaluation.features, weights).to(device)
+    album = None if pictures is None else Album(pictures, config.evaluation.num_pictures)
+    bf16 = config.distributed.precision == "bf16"
+    networks = [net for net in (mask_generator, image_generator) if net is not None]
+    with _evaluation_mode(networks), torch.no_grad():
+        for batch in tqdm(
+            batches, desc="evaluate", unit="batch", leave=False, disable=not show_progress
+        ):
+            batch = batch.to(device)
+            drawn = {"true_mask": colorize(batch.fine), "real": batch.image}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                restored, edges = batch.fine, "instance"
+                if segmentation is not None:
+                    edges = config.generator.edges
+                    degraded, valid = degrade(config, batch.fine, batch.coarse)
+                    restored = _restore(config, degraded, valid, mask_generator)
+                    segmentation.update(restored, batch.fine, valid)
+                    drawn |= {"input": colorize(degraded), "restored": colorize(restored)}
+                if image_generator is not None:
+                    segmap = generator_input(one_hot(restored), edges, batch.instance)
+                    drawn["synthesized"] = to_uint8(image_generator(segmap))
+            if distances is not None:
+                distances.update(batch.image, drawn["synthesized"])
+            if album is not None:
+                album.add(batch.keys, drawn)
+    if album is not None:
+        album.close()
+    metrics: dict[str, Any] = dict.fromkeys((*SEGMENTATION_FIGURES, *names))
+    for metric in (segmentation, distances):
+        if metric is not None:
+            metrics |= metric.compute()
+    return metrics
+
+
+def _restore(
+    config: RunConfig, degraded: Tensor, valid: Tensor, mask_generator: nn.Module | None
+) -> Tensor:
+    """The complete label map, int64 [B,H,W], of a degraded one."""
+    if mask_generator is None:
+        return restore_untrained(config, degraded, valid)
+    restored_logits: Tensor = mask_generator(one_hot(degraded) * valid, valid.float())
+    return restored_logits.argmax(1)
+
+
+@contextmanager
+def _evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Batch statistics and power iterations rest; afterwards each network is as it was."""
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
+
+
+class Album:
+    """The pictures {key}_{kind}.png of the first `num_samples` samples, in one folder."""
+
+    def __init__(self, folder: Path, num_samples: int) -> None:
+        self._folder = folder
+        self._num_left = num_samples
+        self._written: set[Path] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, keys: Sequence[str], pictures: dict[str, Tensor]) -> None:
+        """Draw samples until there are enough. pictures: {kind: uint8 [B,3,H,W]}."""
+        keys = keys[: self._num_left]
+        self._num_left -= len(keys)
+        for number, key in enumerate(keys):
+            for kind, images in pictures.items():
+                path = self._folder / f"{key}_{kind}.png"
+                image = images[number].permute(1, 2, 0).cpu().contiguous().numpy()
+                write_atomically(path, encode_member(image))
+                self._written.add(path)
+
+    def close(self) -> None:
+        """Delete what an earlier evaluation drew of other samples."""
+        for path in _pictures(self._folder).values():
+            if path not in self._written:
+                path.unlink()
+
+
+def contact_sheet(pictures: Path, path: Path) -> None:
+    """One PNG of a folder's pictures, a row per sample, to look at; no file if there are none."""
+    found = _pictures(pictures)
+    keys = sorted({key for key, _ in found})
+    kinds = [kind for kind in CAPTIONS if any((key, kind) in found for key in keys)]
+    if not keys:
+        return
+    with Image.open(next(iter(found.values()))) as first:
+        width, height = first.size
+    gap, text = 6, 18
+    font = ImageFont.load_default(size=13)
+    size = (gap + len(kinds) * (width + gap), text + gap + len(keys) * (height + text + gap))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, kind in enumerate(kinds):
+        x = gap + column * (width + gap)
+        draw.text((x, gap // 2), CAPTIONS[kind], "black", font)
+        for row, key in enumerate(keys):
+            y = text + gap + row * (height + text + gap)
+            if column == 0:
+                draw.text((x, y + height), key, "gray", font)
+            if (key, kind) in found:
+                with Image.open(found[key, kind]) as picture:
+                    sheet.paste(picture, (x, y))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def _pictures(folder: Path) -> dict[tuple[str, str], Path]:
+    """(key, kind) -> file."""
+    return {
+        (path.name.removesuffix(f"_{kind}.png"), kind): path
+        for kind in CAPTIONS
+        for path in sorted(folder.glob(f"*_{kind}.png"))
+    }
+
+
+def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
+    """Evaluate the trained networks in the run folder (or the untrained baseline) again.
+
+    Returns what `evaluate` does; `write` also replaces the run's result.json and pictures. Raises
+    ConfigError or UserError for everything that the user can mend.
+    """
+    num_images = 0
+    if config.trains:
+        try:
+            num_images = json.loads((config.run / "result.json").read_bytes())["num_images"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"run={config.run} has no result.json yet: finish it first, by the same "
+                f"`python train.py` command that started it ({error})"
+            ) from error
+    accelerator = make_accelerator(config)
+    device, is_main = accelerator.device, accelerator.is_main_process
+    mask_generator = None
+    if config.task != "synthesis" and config.trains:
+        mask_generator = load_mask_generator(config).to(device)
+    image_generator: nn.Module | None
+    if config.task == "synthesis" and config.trains:
+        image_generator = _frozen_generator(config, config.run / "generator.pth", device)
+    else:
+        image_generator, _ = load_frozen_generator(config, device)
+    metrics = evaluate(
+        config,
+        val_batches(config, accelerator.process_index, accelerator.num_processes),
+        mask_generator,
+        image_generator,
+        device,
+        config.run / "pictures" if is_main and write else None,
+        show_progress=is_main,
+    )
+    if is_main and write:
+        write_result(config, metrics, num_images, config.run)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return metrics
+
+
+def load_mask_generator(config: RunConfig) -> MaskGenerator:
+    """The mask generator that the run has trained, on the CPU. UserError if it does not fit."""
+    shape, path = config.mask_generator, config.run / "mask_generator.pth"
+    network = MaskGenerator(NUM_CLASSES, shape.width, shape.hidden, config.data.height_width)
+    load_into(network, load_weights(path), path)
+    return network
+
+
+def load_frozen_generator(
+    config: RunConfig, device: torch.device
+) -> tuple[FrozenGenerator | None, dict[str, str]]:
+    """The image generator of generator.path, frozen, and {"generator": sha256 of its file}.
+
+    None and {} for a run that trains the image generator itself or that works without one. Raises
+    ConfigError if the run cannot work without one, UserError if the file is no fitting generator.
+    """
+    path = config.generator.path
+    if config.task == "synthesis" and config.trains:
+        return None, {}
+    if path is None:
+        if config.task == "synthesis" or {"perceptual", "l1"} & set(config.terms):
+            raise ConfigError(
+                f"task={config.task} loss={config.loss} needs an image generator: write "
+                "generator.path=FILE (the official latest_net_G.pth, or generator.pth of a run "
+                "with task=synthesis)"
+            )
+        return None, {}
+    return _frozen_generator(config, path, device), {"generator": file_sha256(path)}
+
+
+def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> FrozenGenerator:
+    generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
+    return FrozenGenerator(generator).to(device)
+
+
+def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, folder: Path) -> None:
+    """Write folder/result.json, whole or not at all: the row, and everything needed to judge it.
+
+    metrics: what `evaluate` returned. num_images: images seen in training. Raises RuntimeError if
+    not every val sample was counted exactly once.
+    """
+    num_val = len(open_split(config.data, "val"))
+    if metrics["num_samples"] != num_val:
+        raise RuntimeError(f"{metrics['num_samples']} samples evaluated of {num_val} in val")
+    manifest = read_manifest(config.data.shards)
+    height, width = config.data.height_width
+    synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
+    own = config.run / "generator.pth" if synthesis and config.trains else config.generator.path
+    result = {
+        "task": config.task,
+        "loss": config.loss,
+        "baseline": config.baseline,
+        "seed": config.seed,
+        "num_images": num_images,
+        "metrics": metrics,
+        "protocol": {
+            "features": config.evaluation.features,
+            "edges": "instance" if synthesis else config.generator.edges,
+            "masks into the generator": "true" if synthesis else "argmax",
+            "sampling": config.degrade.sampling if smaller else None,
+            "factor": config.degrade.factor if smaller else None,
+            "height": height,
+            "width": width,
+            "source": manifest["source"],
+            "coarse": manifest["coarse"],
+            "perceptual network": config.perceptual.network if config.trains else None,
+            "precision": config.distributed.precision,
+        },
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torchvision", "torchmetrics", "accelerate")},
+        "generator_sha256": file_sha256(own) if own is not None and own.is_file() else None,
+    }
+    write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+
+
+def _commit() -> str | None:
+    """The commit of this code, with +dirty for uncommitted changes; None outside a repository."""
+    root, git = Path(__file__).resolve().parent.parent, shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
+    done = subprocess.run([git, "-C", str(root), *describe], capture_output=True, text=True)
+    return done.stdout.strip() or None

@@ -1,0 +1,167 @@
+"""What a task trains: its networks, and the loss terms of each optimizer step.
+
+A phase is one optimizer step on one batch. Restoring has one, an image generator's training two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.config import RunConfig
+from maskrestore.data import Batch
+from maskrestore.degrade import degrade
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.losses import (
+    PerceptualLoss,
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    restoration_losses,
+)
+from maskrestore.models.discriminator import MultiscaleDiscriminator
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.spade import SPADEGenerator
+from maskrestore.segmap import generator_input, one_hot, to_unit_range
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step: `network` takes a step of `learning_rate` on sum(weights * losses)."""
+
+    network: str
+    learning_rate: float
+    betas: tuple[float, float]
+    weights: dict[str, float]
+    losses: Callable[[Batch], dict[str, Tensor]]
+
+
+class Restoration:
+    """L_total = L_mask + L_image (Ahn & Sull 2021): trains the mask generator alone.
+
+    The image generator and the perceptual network are frozen, and run only for the terms that need
+    them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        image_generator: nn.Module | None,
+        perceptual_loss: PerceptualLoss | None,
+    ) -> None:
+        self.config = config
+        self.image_generator = image_generator
+        self.perceptual_loss = perceptual_loss
+        shape = config.mask_generator
+        self.networks: dict[str, nn.Module] = {
+            "mask_generator": MaskGenerator(
+                NUM_CLASSES, shape.width, shape.hidden, config.data.height_width
+            )
+        }
+
+    def phases(self) -> list[Phase]:
+        """The one optimizer step."""
+        training = self.config.training
+        terms = self.config.terms
+        return [Phase("mask_generator", training.learning_rate, training.betas, terms, self.losses)]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted terms ce, perceptual, l1, those that are active; float scalars."""
+        degraded, valid = degrade(self.config, batch.fine, batch.coarse)
+        degraded_segmap = one_hot(degraded) * valid
+        return restoration_losses(
+            self.config.terms,
+            self.networks["mask_generator"](degraded_segmap, valid.float()),
+            batch.fine,
+            to_unit_range(batch.image),
+            batch.instance,
+            self.config.generator.edges,
+            self.image_generator,
+            self.perceptual_loss,
+        )
+
+
+class Synthesis:
+    """Trains an image generator as SPADE does: hinge GAN, feature matching, perceptual loss."""
+
+    def __init__(self, config: RunConfig, perceptual_loss: PerceptualLoss) -> None:
+        self.config = config
+        self.perceptual_loss = perceptual_loss
+        shape = config.generator
+        num_channels = NUM_CLASSES + 2
+        self.networks: dict[str, nn.Module] = {
+            "generator": SPADEGenerator(
+                num_channels, shape.width, shape.hidden, config.data.height_width
+            ),
+            "discriminator": MultiscaleDiscriminator(num_channels + 3, shape.discriminator_width),
+        }
+        # The generator's phase looks through the discriminator without training it, so it uses the
+        # bare module: a distributed wrapper would wait for gradients that never come.
+        self._bare_discriminator = self.networks["discriminator"]
+        self._synthesized = torch.empty(0)
+
+    def phases(self) -> list[Phase]:
+        """Generator, then discriminator (two time-scale update rule, Adam betas 0, 0.9)."""
+        shape, weights = self.config.generator, self.config.weights
+        generator = {
+            "gan": 1.0,
+            "feature_matching": weights.feature_matching,
+            "perceptual": weights.synthesis_perceptual,
+        }
+        betas = (0.0, 0.9)
+        return [
+            Phase("generator", shape.learning_rate, betas, generator, self.generator_losses),
+            Phase(
+                "discriminator",
+                shape.discriminator_learning_rate,
+                betas,
+                {"discriminator": 1.0},
+                self.discriminator_losses,
+            ),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted terms gan, feature_matching, perceptual; float scalars."""
+        segmap, real_image = self._inputs(batch)
+        synthesized = self.networks["generator"](segmap)
+        self._synthesized = synthesized.detach()
+        discriminator = self._bare_discriminator.requires_grad_(False)
+        fake, real = _discriminate(discriminator, segmap, synthesized, real_image)
+        losses = {
+            "gan": hinge_generator_loss(fake),
+            "feature_matching": feature_matching_loss(fake, real),
+            "perceptual": self.perceptual_loss(synthesized, real_image),
+        }
+        discriminator.requires_grad_(True)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The hinge loss on the image that the generator's phase has just synthesised."""
+        segmap, real_image = self._inputs(batch)
+        fake, real = _discriminate(
+            self.networks["discriminator"], segmap, self._synthesized, real_image
+        )
+        return {"discriminator": hinge_discriminator_loss(real, fake)}
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        segmap = generator_input(one_hot(batch.fine), "instance", batch.instance)
+        return segmap, to_unit_range(batch.image)
+
+
+Features = list[list[Tensor]]
+
+
+def _discriminate(
+    discriminator: nn.Module, segmap: Tensor, synthesized: Tensor, real_image: Tensor
+) -> tuple[Features, Features]:
+    """Features of the synthesised and of the real images, seen in one batch as SPADE does."""
+    images = torch.cat([synthesized, real_image.to(synthesized.dtype)])
+    features = discriminator(torch.cat([torch.cat([segmap, segmap]), images], dim=1))
+    half = len(synthesized)
+    fake = [[layer[:half] for layer in scale] for scale in features]
+    real = [[layer[half:] for layer in scale] for scale in features]
+    return fake, real
+
+
+Objective = Restoration | Synthesis

@@ -1,0 +1,38 @@
+"""What every program does around its work: --help, the user's mistakes, Ctrl-C, exit status."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from maskrestore.config import ConfigError, Section, UserError, describe
+
+
+def run_program(
+    main: Callable[[Sequence[str]], int | None], usage: str, schema: type[Section]
+) -> int:
+    """Exit status of `main(words of the command line)`.
+
+    --help prints usage and schema. ConfigError, UserError and failures of the file system (a full
+    disk, a folder without permission) become one message on stderr and status 2; Ctrl-C is 130.
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help", "help"} & set(words):
+        print(f"{usage.strip()}\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
+        print(describe(schema))
+        return 0
+    try:
+        return main(words) or 0
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":  # every process finds the same mistakes
+            print(f"{error}\n(--help lists all settings)", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues from the last save", file=sys.stderr)
+        return 130

@@ -1,0 +1,132 @@
+"""The run folder: the settings it was started with, its log, its lock on what changes a result."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from maskrestore.checkpoint import write_atomically
+from maskrestore.config import ConfigError, RunConfig, UserError, differing_keys, parse, to_yaml
+
+
+def claim(config: RunConfig) -> None:
+    """Make the run folder and write config.yaml, before anything is computed.
+
+    Raises ConfigError, naming the keys, if the folder was started with settings that would give
+    another result.
+    """
+    path = config.run / "config.yaml"
+    try:
+        config.run.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            different = differing_keys(parse(RunConfig, [f"config={path}"]), config)
+            if different:
+                raise ConfigError(
+                    f"{config.run} was started with other settings:\n  "
+                    + "\n  ".join(different)
+                    + "\ngive those again to resume it, or another folder as run=DIR"
+                )
+        write_atomically(path, to_yaml(config).encode())
+    except OSError as error:
+        raise UserError(f"run={config.run} cannot be written: {error.strerror}") from error
+
+
+class RunLog:
+    """metrics.jsonl, and the progress bar of the main process.
+
+    Loss terms are summed on the device and read once per report: no step waits for the device.
+    """
+
+    def __init__(self, path: Path, num_images: int, total_images: int, is_main: bool) -> None:
+        self._path = path
+        self._num_images = num_images
+        self._total_images = total_images
+        self._is_main = is_main
+        self._last = {"evaluation": num_images, "checkpoint": num_images, "log": num_images}
+        self._sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._since = (time.monotonic(), num_images)
+        self._bar = tqdm(
+            desc=path.parent.name,
+            total=total_images,
+            initial=num_images,
+            unit="img",
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+            disable=not is_main or not total_images,
+        )
+        if is_main:
+            self._forget_after(num_images)
+
+    def due(self, what: str, every: int) -> bool:
+        """Whether a multiple of `every` images was passed since the last time."""
+        passed = self._num_images // every > self._last[what] // every
+        if passed:
+            self._last[what] = self._num_images
+        return passed
+
+    def add(self, losses: dict[str, Tensor], num_images: int) -> None:
+        """Count one step's unweighted loss terms, after which `num_images` were seen."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
+        self._num_steps += 1
+        self._bar.update(num_images - self._num_images)
+        self._num_images = num_images
+
+    def means(self) -> dict[str, Tensor]:
+        """Mean of each term over the steps since the last call, still on the device."""
+        means = {name: total / self._num_steps for name, total in self._sums.items()}
+        self._sums, self._num_steps = {}, 0
+        return means
+
+    def report(self, losses: dict[str, float], learning_rate_factor: float) -> None:
+        """Append a line on the steps since the last one.
+
+        Raises UserError if a loss is not finite.
+        """
+        now = time.monotonic()
+        before, images_before = self._since
+        self._since = (now, self._num_images)
+        speed = (self._num_images - images_before) / max(now - before, 1e-9)
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+        self.write(
+            {
+                "losses": losses,
+                "learning_rate_factor": learning_rate_factor,
+                "images_per_second": speed,
+            }
+        )
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"loss {', '.join(bad)} is not finite at image {self._num_images} of "
+                f"{self._path.parent}: start again in another folder with a smaller learning rate"
+            )
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Append one line of facts (main process only)."""
+        if self._is_main:
+            line = {"num_images": self._num_images, "total_images": self._total_images, **facts}
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Finish the progress bar."""
+        self._bar.close()
+
+    def _forget_after(self, num_images: int) -> None:
+        """Drop lines of steps that are about to be computed again."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["num_images"] <= num_images:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the half-written last line of a run that was killed
+        write_atomically(self._path, "".join(kept).encode())

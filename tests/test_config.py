@@ -1,0 +1,129 @@
+"""Settings: every mistake at once with its remedy, and files that round-trip."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskrestore.config import (
+    CONFIGS,
+    HARMLESS,
+    ConfigError,
+    RunConfig,
+    differing_keys,
+    flatten,
+    load_config,
+    to_yaml,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mistakes(*words: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(words)
+    return str(caught.value)
+
+
+def test_order_is_code_then_file_then_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("loss: ce\ntraining: {batch_size: 8, learning_rate: 1e-4}\n")
+    config = load_config(["training.batch_size=4", f"config={file}"])
+    assert (config.loss, config.training.batch_size) == ("ce", 4)
+    assert config.training.learning_rate == 1e-4  # PyYAML reads 1e-4 as a string
+    assert config.training.keep_checkpoints == RunConfig().training.keep_checkpoints
+
+
+def test_all_mistakes_are_reported_at_once_each_with_its_remedy() -> None:
+    message = mistakes(
+        "task=densfy",
+        "training.batch_size=four",
+        "training.learning_rat=1",
+        "data.size=100x200",
+        "banana",
+        "training=3",
+        "qqq=1",
+    )
+    assert "task: input should be 'synthesis', 'densify' or 'super_resolution'" in message
+    assert "got 'densfy'" in message
+    assert "training.batch_size: input should be a valid integer" in message
+    assert "'four'" in message
+    assert "training.learning_rat: no such setting; did you mean learning_rate?" in message
+    assert "data.size" in message
+    assert "multiples of 32" in message
+    assert "banana: write key=value" in message
+    assert "write training.NAME=VALUE" in message
+    assert "qqq: no such setting; there are: task" in message
+
+
+def test_settings_that_contradict_each_other_are_refused_with_both_values() -> None:
+    assert "baseline=fill is evaluated without training, but loss=ce" in mistakes(
+        "baseline=fill", "loss=ce"
+    )
+    assert "baseline=realign is for task=super_resolution, not task=densify" in mistakes(
+        "baseline=realign", "loss=none", "task=densify"
+    )
+
+
+def test_an_unknown_config_lists_the_known_ones_and_a_broken_one_names_its_line(
+    tmp_path: Path,
+) -> None:
+    assert "there are: camvid, cityscapes, demo" in mistakes("config=cityscape")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("training: {batch_size: 8\nloss: ce")
+    assert "line 2" in mistakes(f"config={broken}")
+    broken.write_text("- a\n- b")
+    assert "got list" in mistakes(f"config={broken}")
+
+
+def test_the_resolved_config_is_itself_a_config(tmp_path: Path) -> None:
+    config = load_config(["config=demo", "task=super_resolution", "data.splits=[val]", "seed=7"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert load_config([f"config={saved}"]) == config
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_shipped_config_is_valid(name: str) -> None:
+    assert load_config([f"config={name}"]) != RunConfig()
+
+
+def test_only_what_changes_the_result_counts_as_a_difference() -> None:
+    config = RunConfig()
+    moved = load_config(["run=elsewhere", "data.threads=7", "training.keep_checkpoints=9"])
+    changed = load_config(["training.learning_rate=5e-4", "seed=3"])
+    assert differing_keys(config, moved) == []
+    assert differing_keys(config, changed) == [
+        "seed: 0 -> 3",
+        "training.learning_rate: 0.001 -> 0.0005",
+    ]
+
+
+def test_every_harmless_key_is_a_setting() -> None:
+    assert set(HARMLESS) <= {key for key, _ in flatten(RunConfig().model_dump())}
+
+
+def test_terms_follow_the_loss_and_a_weight_of_zero_switches_one_off() -> None:
+    assert load_config(["loss=ce_vgg_l1"]).terms == {"ce": 1, "perceptual": 1, "l1": 1}
+    assert load_config(["loss=ce_l1", "weights.l1=0"]).terms == {"ce": 1}
+    assert load_config(["loss=none"]).terms == {}
+
+
+def test_help_lists_every_setting_with_its_meaning() -> None:
+    shown = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for key, _ in flatten(RunConfig().model_dump()):
+        line = next(line for line in shown.splitlines() if line.strip().split(" ")[0] == key)
+        meaning = shown.splitlines()[shown.splitlines().index(line) + 1]
+        assert len(meaning.strip()) > 10, key
+
+
+def test_mistakes_end_a_program_with_status_2_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "task=densfy"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "densfy" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,25 @@
+"""Train one run, or resume it by the same command.
+
+python train.py config=demo task=densify loss=ce generator.path=runs/…/generator.pth
+accelerate launch train.py config=cityscapes task=super_resolution loss=ce_vgg_l1 …
+"""
+
+import sys
+from collections.abc import Sequence
+
+from maskrestore.config import RunConfig, load_config
+from maskrestore.program import run_program
+
+
+def main(words: Sequence[str]) -> None:
+    """Parse, train, and say where the result is."""
+    config = load_config(words)
+
+    from maskrestore.training_loop import train  # after parsing: torch takes seconds to import
+
+    train(config)
+    print(f"{config.run}/result.json")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main, __doc__, RunConfig))
