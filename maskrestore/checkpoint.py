@@ -1,6 +1,5 @@
 """Checkpoints that are complete or absent: written beside, synced, renamed, with their sha256."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,8 @@ from typing import Any
 
 import torch
 
-from maskrestore.config import UserError
+from maskrestore.files import file_sha256, sync_folder, write_atomically
+from maskrestore.settings import UserError
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 
@@ -67,32 +67,3 @@ def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints; call it only after a save."""
     for path in sorted(folder.glob("[0-9]" * 9))[:-keep]:
         shutil.rmtree(path)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by `content`, whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

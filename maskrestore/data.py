@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrestore.config import DataConfig, RunConfig, UserError
+from maskrestore.config import DataConfig, RunConfig
 from maskrestore.sample import Sample, decode
+from maskrestore.settings import UserError
 
 SCHEMA_VERSION = 1
 
@@ -165,7 +166,7 @@ def training_order(seed: int, num_samples: int, start: int, count: int) -> list[
 
 def training_batches(
     config: RunConfig, start_image: int, rank: int, world_size: int
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """This rank's part of every global batch from image number `start_image` on, without end."""
     folder = open_split(config.data, "train")
     batch_size = config.training.batch_size
@@ -182,7 +183,7 @@ def training_batches(
     return _prefetched(config.data, folder, ([(i, f and mirror) for i, f in b] for b in plan()))
 
 
-def val_batches(config: RunConfig, rank: int, world_size: int) -> Iterator[Batch]:
+def val_batches(config: RunConfig, rank: int, world_size: int) -> Generator[Batch]:
     """This rank's share of the val split, in order; over all ranks each sample exactly once."""
     folder = open_split(config.data, "val")
     mine = range(rank, len(folder), world_size)
@@ -205,7 +206,7 @@ def open_split(config: DataConfig, split: str) -> ShardFolder:
 
 def _prefetched(
     config: DataConfig, folder: ShardFolder, plan: Iterator[list[tuple[int, bool]]]
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches decoded by threads, a few ahead; PNG decoding lets other threads run."""
     pool = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
     read: Callable[[int], Sample] = folder.__getitem__

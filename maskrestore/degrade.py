@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskrestore.config import RunConfig
 from maskrestore.labels import UNANNOTATED
+from maskrestore.segmap import one_hot
 
 
 def nearest_downsample(label_map: Tensor, factor: int, sampling: str) -> Tensor:
@@ -45,6 +46,11 @@ def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Te
         label_map = nearest_upsample(small, factor)
         return label_map, torch.ones_like(label_map, dtype=torch.bool)[:, None]
     return coarse, (coarse != UNANNOTATED)[:, None]
+
+
+def degraded_segmap(label_map: Tensor, valid: Tensor) -> Tensor:
+    """What the mask generator sees: one-hot float [B,34,H,W], all zero where nobody annotated."""
+    return one_hot(label_map) * valid
 
 
 def fill(label_map: Tensor, valid: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ split twice), nor do the frozen networks (DDP refuses a module without trainable
 import os
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator as Accelerator
+from accelerate import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskrestore.config import ConfigError, RunConfig
+from maskrestore.config import RunConfig
+from maskrestore.settings import ConfigError
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -34,9 +36,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         )
     if use_cpu and config.distributed.cpu_threads:
         torch.set_num_threads(config.distributed.cpu_threads)
-    group = InitProcessGroupKwargs(backend="gloo" if use_cpu else "nccl")
+    # Without the backend's name Accelerate can leave every process alone, without a word.
+    group = [InitProcessGroupKwargs(backend="gloo" if use_cpu else "nccl")] if asked > 1 else []
     accelerator = Accelerator(
-        cpu=use_cpu, mixed_precision=_precision(config), kwargs_handlers=[group]
+        cpu=use_cpu, mixed_precision=_precision(config), kwargs_handlers=group
     )
     if accelerator.num_processes != asked:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Evaluation: a row of the table, and pictures. The protocol and its reasons: docs/evaluation.md."""
+"""Evaluation: a row of the table, and pictures. Protocol and reasons: docs/evaluation.md."""
 
 import io
 import json
@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from maskrestore.checkpoint import file_sha256, write_atomically
-from maskrestore.config import ConfigError, RunConfig, UserError
+from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, read_manifest, val_batches
-from maskrestore.degrade import degrade, restore_untrained
+from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
 from maskrestore.distributed import make_accelerator
+from maskrestore.files import file_sha256, write_atomically
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.metrics import DISTANCE_NAMES, ImageDistances, SegmentationMetrics
 from maskrestore.models.frozen import FrozenGenerator
@@ -28,6 +28,7 @@ from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
 from maskrestore.sample import encode_member
 from maskrestore.segmap import colorize, generator_input, one_hot, to_uint8
+from maskrestore.settings import ConfigError, UserError
 
 CAPTIONS = {
     "input": "input mask",
@@ -71,10 +72,8 @@ def evaluate(
     bf16 = config.distributed.precision == "bf16"
     networks = [net for net in (mask_generator, image_generator) if net is not None]
     with _evaluation_mode(networks), torch.no_grad():
-        for batch in tqdm(
-            batches, desc="evaluate", unit="batch", leave=False, disable=not show_progress
-        ):
-            batch = batch.to(device)
+        bar = tqdm(batches, "evaluate", unit="batch", leave=False, disable=not show_progress)
+        for batch in (batch.to(device) for batch in bar):
             drawn = {"true_mask": colorize(batch.fine), "real": batch.image}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 restored, edges = batch.fine, "instance"
@@ -106,7 +105,7 @@ def _restore(
     """The complete label map, int64 [B,H,W], of a degraded one."""
     if mask_generator is None:
         return restore_untrained(config, degraded, valid)
-    restored_logits: Tensor = mask_generator(one_hot(degraded) * valid, valid.float())
+    restored_logits: Tensor = mask_generator(degraded_segmap(degraded, valid), valid.float())
     return restored_logits.argmax(1)
 
 
@@ -124,7 +123,7 @@ def _evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 class Album:
-    """The pictures {key}_{kind}.png of the first `num_samples` samples, in one folder."""
+    """A folder of pictures {key}_{kind}.png of the first `num_samples` samples."""
 
     def __init__(self, folder: Path, num_samples: int) -> None:
         self._folder = folder
@@ -195,25 +194,21 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
     Returns what `evaluate` does; `write` also replaces the run's result.json and pictures. Raises
     ConfigError or UserError for everything that the user can mend.
     """
-    num_images = 0
-    if config.trains:
-        try:
-            num_images = json.loads((config.run / "result.json").read_bytes())["num_images"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"run={config.run} has no result.json yet: finish it first, by the same "
-                f"`python train.py` command that started it ({error})"
-            ) from error
+    result = config.run / "result.json"
+    if not result.is_file():
+        raise UserError(
+            f"run={config.run} has no result.json: finish it by the same `python train.py` command "
+            "that started it, which ends with an evaluation"
+        )
+    num_images = json.loads(result.read_text())["num_images"]
     accelerator = make_accelerator(config)
     device, is_main = accelerator.device, accelerator.is_main_process
     mask_generator = None
-    if config.task != "synthesis" and config.trains:
-        mask_generator = load_mask_generator(config).to(device)
-    image_generator: nn.Module | None
-    if config.task == "synthesis" and config.trains:
+    image_generator, _ = load_frozen_generator(config, device)
+    if config.trains and config.task == "synthesis":
         image_generator = _frozen_generator(config, config.run / "generator.pth", device)
-    else:
-        image_generator, _ = load_frozen_generator(config, device)
+    elif config.trains:
+        mask_generator = load_mask_generator(config).to(device)
     metrics = evaluate(
         config,
         val_batches(config, accelerator.process_index, accelerator.num_processes),
@@ -299,8 +294,8 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
             "precision": config.distributed.precision,
         },
         "commit": _commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "torchmetrics", "accelerate")},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
+        | {name: version(name) for name in ("torchvision", "torchmetrics", "torch-fidelity")},
         "generator_sha256": file_sha256(own) if own is not None and own.is_file() else None,
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())

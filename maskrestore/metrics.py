@@ -14,10 +14,10 @@ from torchmetrics import Metric
 from torchmetrics.image.kid import poly_mmd
 from torchmetrics.utilities import dim_zero_cat
 
-from maskrestore.config import UserError
 from maskrestore.labels import EVALUATED_IDS, LABELS, NUM_CLASSES
 from maskrestore.models.perceptual import Lite0Embedding
 from maskrestore.models.pretrained import load_weights
+from maskrestore.settings import UserError
 
 DISTANCE_NAMES = {"inception": ("fid", "kid"), "lite0": ("fd_lite0", "kd_lite0")}
 """Names of the Frechet and kernel distance by feature network. Only Inception's are FID and KID."""
@@ -69,11 +69,11 @@ class SegmentationMetrics(Metric):
 
 
 def official_iou(confusion: Tensor) -> Tensor:
-    """IoU of the 19 evaluated classes: counts [34,34] (true, restored) -> float64 [19], NaN = absent.
+    """IoU of the 19 evaluated classes: counts [34,34] (true, restored) -> float64 [19].
 
     The rules of cityscapesScripts (evalPixelLevelSemanticLabeling.py): pixels whose true class is
     ignored do not exist; an ignored class restored on another pixel is a miss of the true class
-    and nobody's false alarm.
+    and nobody's false alarm. NaN for a class that occurs in neither map.
     """
     valid = confusion.double()[list(EVALUATED_IDS)]
     restored_valid = valid[:, list(EVALUATED_IDS)]
@@ -179,7 +179,8 @@ def frechet_distance(real: Tensor, synthesized: Tensor) -> Tensor:
     mean_y, root_y = mean_and_root(synthesized)
     shared = torch.linalg.svdvals(root_x @ root_y.T).sum()
     spread = root_x.square().sum() + root_y.square().sum() - 2 * shared
-    return (mean_x - mean_y).square().sum() + spread
+    distance: Tensor = (mean_x - mean_y).square().sum() + spread
+    return distance
 
 
 def _accuracy(confusion: Tensor) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch
-from maskrestore.degrade import degrade
+from maskrestore.degrade import degrade, degraded_segmap
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.losses import (
     PerceptualLoss,
@@ -69,10 +69,9 @@ class Restoration:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms ce, perceptual, l1, those that are active; float scalars."""
         degraded, valid = degrade(self.config, batch.fine, batch.coarse)
-        degraded_segmap = one_hot(degraded) * valid
         return restoration_losses(
             self.config.terms,
-            self.networks["mask_generator"](degraded_segmap, valid.float()),
+            self.networks["mask_generator"](degraded_segmap(degraded, valid), valid.float()),
             batch.fine,
             to_unit_range(batch.image),
             batch.instance,

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from maskrestore.config import ConfigError, Section, UserError, describe
+from maskrestore.settings import ConfigError, Section, UserError, describe
 
 
 def run_program(

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from maskrestore.checkpoint import write_atomically
-from maskrestore.config import ConfigError, RunConfig, UserError, differing_keys, parse, to_yaml
+from maskrestore.config import RunConfig, differing_keys
+from maskrestore.files import write_atomically
+from maskrestore.settings import ConfigError, UserError, parse, to_yaml
 
 
 def claim(config: RunConfig) -> None:

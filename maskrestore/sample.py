@@ -40,8 +40,11 @@ def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 
 def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The array that `encode_member` was given. Raises OSError on bytes that are no whole PNG."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        array = np.asarray(image)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            array = np.asarray(image)
+    except (SyntaxError, ValueError) as error:  # what PIL raises for some broken chunks
+        raise OSError(f"broken PNG: {error}") from error
     return array.astype(np.uint16) if array.dtype == np.int32 else array
 
 

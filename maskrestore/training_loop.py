@@ -5,17 +5,15 @@ Run the same command again to resume. Progress is counted in images seen. The fo
 """
 
 import json
-from copy import deepcopy
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from maskrestore import checkpoint, run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import training_batches, val_batches
-from maskrestore.distributed import make_accelerator, mean_over_ranks, prepare
+from maskrestore.distributed import Accelerator, make_accelerator, mean_over_ranks, prepare
 from maskrestore.evaluation import contact_sheet, evaluate, load_frozen_generator, write_result
 from maskrestore.losses import PerceptualLoss
 from maskrestore.models.frozen import FrozenGenerator
@@ -40,7 +38,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     image_generator, frozen = load_frozen_generator(config, device)
     objective = make_objective(config, image_generator, device)
     phases = objective.phases() if config.trains else []
-    optimizers = {}
+    optimizers: dict[str, Any] = {}
     for phase in phases:
         network = objective.networks[phase.network].to(device)
         optimizer = torch.optim.Adam(network.parameters(), phase.learning_rate, phase.betas)
@@ -111,9 +109,9 @@ def make_objective(
 ) -> Objective:
     """What the task trains; the perceptual network is loaded only if a term needs it."""
     synthesis = config.task == "synthesis" and config.trains
-    perceptual_loss = None
-    if synthesis or "perceptual" in config.terms:
-        perceptual_loss = PerceptualLoss(make_features(config.perceptual)).to(device)
+    if not synthesis and "perceptual" not in config.terms:
+        return Restoration(config, image_generator, None)
+    perceptual_loss = PerceptualLoss(make_features(config.perceptual)).to(device)
     if synthesis:
         return Synthesis(config, perceptual_loss)
     return Restoration(config, image_generator, perceptual_loss)
@@ -151,7 +149,7 @@ def evaluate_now(
     networks = {name: accelerator.unwrap_model(net) for name, net in objective.networks.items()}
     mask_generator = networks.get("mask_generator") if config.trains else None
     if "generator" in networks:
-        image_generator = FrozenGenerator(deepcopy(networks["generator"]))
+        image_generator = FrozenGenerator(networks["generator"])
     pictures = config.run / "pictures" if accelerator.is_main_process else None
     metrics = evaluate(
         config,
@@ -160,6 +158,7 @@ def evaluate_now(
         image_generator,
         accelerator.device,
         pictures,
+        show_progress=accelerator.is_main_process,
     )
     if pictures is not None:
         contact_sheet(pictures, config.run / "samples" / f"{num_images:09d}.png")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskrestore import checkpoint
-from maskrestore.config import UserError
+from maskrestore.settings import UserError
 
 FROZEN = {"generator": "a" * 64}
 
@@ -69,19 +69,3 @@ def test_another_frozen_network_stops_a_resume(tmp_path: Path) -> None:
     saved = make(tmp_path, 8)
     with pytest.raises(UserError, match="another generator was used until then"):
         checkpoint.load(saved, {"generator": "b" * 64})
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "result.json"
-    checkpoint.write_atomically(path, b"old")
-
-    def broken(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.os, "replace", broken)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maskrestore.config import (
-    CONFIGS,
-    HARMLESS,
-    ConfigError,
-    RunConfig,
-    differing_keys,
-    flatten,
-    load_config,
-    to_yaml,
-)
+from maskrestore.config import HARMLESS, RunConfig, differing_keys, load_config
+from maskrestore.settings import CONFIGS, ConfigError, flatten, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
-    0: {"config", "labels", "program"},
+    0: {"config", "files", "labels", "program", "settings"},
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models"},
     2: {"data", "distributed", "checkpoint", "run_folder"},
     3: {"objectives", "evaluation", "training_loop"},
 }
-TORCH_FREE = {"config", "labels", "program", "sample"}
+TORCH_FREE = {"config", "files", "labels", "program", "sample", "settings"}
 HOMES = {
     "accelerate": {"maskrestore.distributed"},
     "deepspeed": {"maskrestore.distributed"},
@@ -24,8 +24,8 @@ HOMES = {
     "torchmetrics": {"maskrestore.metrics"},
     "torch_fidelity": {"maskrestore.metrics"},
     "webdataset": {"maskrestore.data", "shards"},
-    "pydantic": {"maskrestore.config"},
-    "yaml": {"maskrestore.config"},
+    "pydantic": {"maskrestore.config", "maskrestore.settings", "shards.write", "launch"},
+    "yaml": {"maskrestore.settings"},
     "scipy": {"maskrestore.degrade", "shards"},
     "cv2": {"shards"},
     "submitit": {"launch"},

@@ -1,0 +1,49 @@
+"""Evaluate a finished run again: its figures, its result.json and its pictures.
+
+python evaluate.py run=runs/NAME [evaluation.batch_size=8] [evaluation.features=inception] ...
+accelerate launch evaluate.py run=runs/NAME
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskrestore.config import RunConfig, differing_keys, load_config
+from maskrestore.program import run_program
+from maskrestore.settings import ConfigError, UserError
+
+
+def main(words: Sequence[str]) -> None:
+    """Read the run's own settings, lay those given here over them, evaluate, print the figures."""
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if "run" not in given:
+        raise ConfigError("run: must be given, as run=runs/NAME")
+    saved = Path(given["run"]) / "config.yaml"
+    if not saved.is_file():
+        raise UserError(f"run={given['run']} is not the folder of a run: it has no config.yaml")
+    config = load_config([f"config={saved}", *words])
+    changed = [
+        key
+        for key in differing_keys(load_config([f"config={saved}"]), config)
+        if not key.startswith(("evaluation.", "distributed."))
+    ]
+
+    from maskrestore.evaluation import evaluate_run  # after parsing: torch takes seconds to import
+
+    metrics = evaluate_run(config, write=not changed)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            percent = name.startswith(("accu", "miou"))
+            print(f"{name:17} " + (f"{100 * value:8.1f} %" if percent else f"{value:8.4g}"))
+    print(f"{'num_samples':17} {metrics['num_samples']:8}")
+    if changed:
+        print(f"{config.run}/result.json is left as it is: the run had other settings:", *changed)
+    else:
+        print(f"{config.run}/result.json")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main, __doc__, RunConfig))

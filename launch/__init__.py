@@ -1,0 +1,1 @@
+"""The grid: every cell of the table run, watched and reported."""

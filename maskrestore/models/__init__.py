@@ -1,0 +1,1 @@
+"""The networks. None of them knows of processes, files or clocks."""

@@ -1,0 +1,35 @@
+"""The trained network: an incomplete mask in, class logits of the complete one out."""
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.models.spade import SPADETrunk
+
+
+class MaskGenerator(SPADETrunk):
+    """The SPADE form with class logits instead of colours.
+
+    Its input is the degraded mask plus one channel that says which pixels are annotated. No
+    spectral norm and instance instead of batch norm: nothing adversarial trains it, and a sample's
+    result must not depend on its batch. size: (height, width) in pixels, multiples of 32.
+
+    What the annotated pixels say is added to the logits, so that training starts at the unrestored
+    mask and learns what to change. Measured after 480 images (CamVid's masks at 64x128, width 8,
+    cross entropy alone), accuracy: 8x smaller input 0.773, restored 0.823 without and 0.837 with
+    this sum (0.795 and 0.813 with layer norm); sparse input 0.688, restored 0.834 and 0.864.
+    """
+
+    def __init__(self, num_classes: int, width: int, hidden: int, size: tuple[int, int]) -> None:
+        super().__init__(num_classes + 1, width, hidden, size, norm="instance", spectral=False)
+        self.conv_logits = nn.Conv2d(width, num_classes, 3, padding=1)
+        self.input_gain = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, degraded_segmap: Tensor, valid: Tensor) -> Tensor:
+        """float [B,num_classes,H,W], bool or float [B,1,H,W] -> logits [B,num_classes,H,W].
+
+        H x W is `size`.
+        """
+        valid = valid.to(degraded_segmap.dtype)
+        logits = self.conv_logits(self.features(torch.cat([degraded_segmap, valid], dim=1)))
+        restored: Tensor = logits + self.input_gain * degraded_segmap * valid
+        return restored

@@ -1,0 +1,195 @@
+"""python shards/verify.py DIR: re-reads a shard folder and says everything that is wrong with it.
+
+Uses the standard library's tarfile and knows nothing of the loader, so that the two check each
+other. Exit status 0 if all is sound, 2 if not.
+"""
+
+import hashlib
+import json
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.sample import MEMBERS, Sample, decode
+from maskrestore.settings import UserError
+from shards.source import unknown_ids
+
+USAGE = "usage: python shards/verify.py DIR"
+MANIFEST_KEYS = {
+    "schema_version": int, "source": str, "height": int, "width": int, "num_classes": int,
+    "coarse": str, "notes": list, "settings": dict, "splits": dict,
+}  # fmt: skip
+
+
+def verify(folder: Path) -> tuple[list[str], list[str]]:
+    """(problems, one summary line per split). Raises UserError without a readable manifest."""
+    manifest = _manifest(folder)
+    problems, summaries = [], []
+    listed = set()
+    for split, content in manifest["splits"].items():
+        class_pixels = np.zeros(NUM_CLASSES, np.int64)
+        keys: set[str] = set()
+        num_bytes = 0
+        for shard in tqdm(content["shards"], desc=split, unit="shard"):
+            listed.add(shard["name"])
+            num_bytes += shard["num_bytes"]
+            found = list(_shard(folder, shard, manifest, keys, class_pixels))
+            problems += [f"{shard['name']}: {problem}" for problem in found]
+        count = sum(shard["num_samples"] for shard in content["shards"])
+        if content["num_samples"] != count:
+            problems.append(
+                f"{split}: num_samples {content['num_samples']}, its shards say {count}"
+            )
+        if content["class_pixels"] != class_pixels.tolist():
+            problems.append(
+                f"{split}: class_pixels of the manifest are not those of the fine masks"
+            )
+        summaries.append(
+            f"{split}: {count} samples in {len(content['shards'])} shards, {num_bytes:,} bytes, "
+            f"{np.count_nonzero(class_pixels)} classes"
+        )
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in listed:
+            problems.append(f"{path.name}: is not in the manifest")
+    return problems, summaries
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; returns its exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\n{USAGE}")
+        return 0
+    if len(arguments) != 1:
+        print(USAGE, file=sys.stderr)
+        return 2
+    try:
+        problems, summaries = verify(Path(arguments[0]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("\n".join(summaries))
+    if problems:
+        print(f"{arguments[0]}: {len(problems)} problems", file=sys.stderr)
+        print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
+        return 2
+    print("sound")
+    return 0
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, with every key and type that the checks below rely on."""
+    path = folder / "manifest.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    if not path.exists():
+        raise UserError(
+            f"{folder}: has no manifest.json, so it is unfinished; run shards/write.py again"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in MANIFEST_KEYS.items() if type(manifest[key]) is not kind]
+        for split in manifest["splits"].values():
+            _ = split["num_samples"], split["class_pixels"]
+            for shard in split["shards"]:
+                _ = shard["name"], shard["num_samples"], shard["num_bytes"], shard["sha256"]
+                _ = [(sample["key"], dict(sample["members"])) for sample in shard["samples"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is not a whole manifest: {error!r}") from error
+    if wrong:
+        raise UserError(f"{path}: wrong type of {', '.join(wrong)}")
+    if manifest["schema_version"] != 1 or manifest["num_classes"] != NUM_CLASSES:
+        raise UserError(
+            f"{path}: schema_version {manifest['schema_version']} with {manifest['num_classes']} "
+            f"classes, expected 1 with {NUM_CLASSES}"
+        )
+    return dict(manifest)
+
+
+def _shard(
+    folder: Path,
+    shard: dict[str, Any],
+    manifest: dict[str, Any],
+    keys: set[str],
+    class_pixels: NDArray[np.int64],
+) -> Iterator[str]:
+    """What is wrong with one tar; adds its keys and its histogram to those of the split."""
+    try:
+        data = (folder / shard["name"]).read_bytes()
+    except OSError as error:
+        yield f"cannot be read: {error.strerror}"
+        return
+    if len(data) != shard["num_bytes"]:
+        yield f"{len(data)} bytes, the manifest says {shard['num_bytes']}"
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != shard["sha256"]:
+        yield f"sha256 {digest[:12]}…, the manifest says {shard['sha256'][:12]}…"
+    if len(shard["samples"]) != shard["num_samples"]:
+        yield f"the manifest lists {len(shard['samples'])} samples and says {shard['num_samples']}"
+    names: list[str] = []
+    members: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(folder / shard["name"]) as tar:
+            for info in tar:
+                names.append(info.name)
+                members[info.name] = (info.offset_data, info.size)
+    except tarfile.TarError as error:
+        yield f"is no whole tar: {error}"
+    # Order, adjacency and completeness at once: nothing may stand between the members of a key.
+    expected = [f"{sample['key']}.{name}" for sample in shard["samples"] for name in MEMBERS]
+    if names != expected:
+        missing, extra = set(expected) - set(names), set(names) - set(expected)
+        parts = [f"without {name}" for name in sorted(missing)]
+        parts += [f"with unlisted {name}" for name in sorted(extra)]
+        yield ", ".join(parts or ["its members are not in the order of the manifest"])
+    for sample in shard["samples"]:
+        key = sample["key"]
+        if key in keys:
+            yield f"{key}: the key occurs twice in its split"
+        keys.add(key)
+        for name in MEMBERS:
+            listed = tuple(sample["members"].get(name, ()))
+            there = members.get(f"{key}.{name}")
+            if there is not None and listed != there:
+                yield f"{key}.{name}: offset and size {listed} in the manifest, {there} in the tar"
+        parts_of_key = {
+            name: data[start : start + size]
+            for name in MEMBERS
+            for start, size in [members.get(f"{key}.{name}", (0, 0))]
+        }
+        try:
+            decoded = decode(key, parts_of_key)
+        except ValueError as error:
+            yield str(error)
+            continue
+        class_pixels += np.bincount(decoded.fine.ravel(), minlength=256)[:NUM_CLASSES]
+        yield from _sample(decoded, manifest["height"], manifest["width"])
+
+
+def _sample(sample: Sample, height: int, width: int) -> Iterator[str]:
+    if sample.image.shape != (height, width, 3) or sample.image.dtype != np.uint8:
+        yield f"{sample.key}: the picture is {sample.image.shape}, expected {(height, width, 3)}"
+    for name, array, dtype in (
+        ("fine", sample.fine, np.uint8),
+        ("coarse", sample.coarse, np.uint8),
+        ("instance", sample.instance, np.uint16),
+    ):
+        if array.ndim != 2 or array.dtype != dtype:
+            yield f"{sample.key}.{name}: {array.ndim} axes of {array.dtype}, expected 2 of {dtype}"
+            continue
+        wrong = unknown_ids(array)
+        if wrong:
+            yield f"{sample.key}.{name}: ids {', '.join(map(str, wrong[:8]))} do not exist"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Independent pieces of work over processes, with a progress bar and a clean end."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from maskrestore.settings import UserError
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+def run_all(
+    function: Callable[[Work], Result],
+    pieces: Sequence[Work],
+    sizes: Sequence[int],
+    workers: int,
+    title: str,
+    unit: str,
+) -> list[Result]:
+    """Results in the order of `pieces`; the bar advances by the size of each finished piece.
+
+    workers: processes, 0 = one per core. The first exception of a piece ends the rest and is
+    raised here, as is KeyboardInterrupt; no process outlives this one. Raises UserError if a
+    process dies.
+    """
+    processes = min(workers or len(os.sched_getaffinity(0)), len(pieces))
+    with tqdm(total=sum(sizes), desc=title, unit=unit) as bar:
+        if processes <= 1:
+            results = []
+            for piece, size in zip(pieces, sizes, strict=True):
+                results.append(function(piece))
+                bar.update(size)
+            return results
+        # Spawned, since the caller may have threads, which do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(processes, context, _start)
+        try:
+            futures = {
+                executor.submit(function, piece): index for index, piece in enumerate(pieces)
+            }
+            for future in as_completed(futures):
+                future.result()
+                bar.update(sizes[futures[future]])
+        except BaseException as error:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            executor.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    f"{title}: a worker process died, perhaps of too little memory; "
+                    f"try fewer than workers={processes}"
+                ) from error
+            raise
+        executor.shutdown()
+        return [future.result() for future in futures]
+
+
+def _start() -> None:
+    """In each worker: end silently on Ctrl-C, and with the parent, even if that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

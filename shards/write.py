@@ -1,0 +1,117 @@
+"""Write WebDataset shards of a data set; the same command again continues.
+
+python shards/write.py source=cityscapes root=DIR out=DIR size=256x512 splits=train,val
+python shards/write.py source=streetscenes num_train=512 num_val=64 out=data/streetscenes
+
+The same input gives the same bytes, whatever the number of workers; manifest.json comes last.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from maskrestore.config import SourceConfig, SourceName
+from maskrestore.program import run_program
+from maskrestore.settings import ConfigError, UserError, parse
+from shards import camvid, cityscapes, streetscenes
+from shards.manifest import MANIFEST, NO_SPACE, RECORDS, plan, write_manifest, write_shard
+from shards.source import Source
+from shards.workers import run_all
+
+SOURCES: dict[SourceName, Callable[[SourceConfig, int], Source]] = {
+    "streetscenes": streetscenes.open_source,
+    "cityscapes": cityscapes.open_source,
+    "camvid": camvid.open_source,
+}
+
+
+class WriteConfig(SourceConfig):
+    """What to shard, and where to."""
+
+    out: Path
+    """Folder for the tars and their manifest.json; made if it is not there."""
+    samples_per_shard: PositiveInt = 64
+    """Largest number of samples in one tar; they are spread evenly."""
+    workers: NonNegativeInt = 0
+    """Processes that read and write; 0 = one per core."""
+
+
+def write_shards(config: WriteConfig) -> Path:
+    """Writes what is not written yet and returns the path of manifest.json.
+
+    Raises ConfigError (settings, or a manifest for other settings) and UserError (bad input
+    files, all of them listed, before anything is written; a full disk).
+    """
+    settings = _settings(config)
+    path = config.out / MANIFEST
+    if path.exists():
+        _check_same(path, settings)
+        print(f"{path}: already finished with these settings, nothing to do")
+        return path
+    source = SOURCES[config.source](config, config.workers)
+    for note in source.notes:
+        print(f"note: {note}")
+    try:
+        (config.out / RECORDS).mkdir(parents=True, exist_ok=True)
+        shards = plan(source, settings, config.out, config.samples_per_shard)
+        sizes = [len(shard.items) for shard in shards]
+        records = run_all(write_shard, shards, sizes, config.workers, "writing", "sample")
+        by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for shard, record in zip(shards, records, strict=True):
+            by_split[shard.split].append(record)
+        return write_manifest(config.out, source, settings, config.height_width, by_split)
+    except OSError as error:
+        remedy = "free some space and " if error.errno in NO_SPACE else ""
+        raise UserError(
+            f"{config.out}: cannot write there: {error}; {remedy}run the same command again, "
+            "finished shards are kept"
+        ) from error
+    finally:
+        # Workers that were stopped could not clean up.
+        for partial in config.out.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+
+def main(words: Sequence[str]) -> None:
+    """Parse, write, and say where the manifest is."""
+    print(write_shards(parse(WriteConfig, words)))
+
+
+def _settings(config: WriteConfig) -> dict[str, Any]:
+    """The settings that the content of the folder depends on."""
+    ignored = {"out", "workers"}
+    ignored |= {"root"} if config.source == "streetscenes" else {"num_train", "num_val"}
+    settings = config.model_dump(mode="json", exclude=ignored)
+    if config.root is not None and "root" in settings:
+        settings["root"] = str(config.root.resolve())
+    return settings
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: is no manifest of ours ({error}); delete it or choose another out="
+        ) from error
+    names = sorted(written.keys() | settings.keys())
+    differing = [
+        f"  {name}: {written.get(name)} there, {settings.get(name)} now"
+        for name in names
+        if written.get(name) != settings.get(name)
+    ]
+    if differing:
+        lines = "\n".join(differing)
+        raise ConfigError(
+            f"{path} was written with other settings:\n{lines}\n"
+            "choose another out=, or delete that folder"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main, __doc__, WriteConfig))

@@ -1,0 +1,83 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskrestore.degrade import nearest_downsample, nearest_upsample
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.segmap import one_hot
+
+
+def scenes(count: int, size: tuple[int, int]) -> Tensor:
+    """Label maps of 5 classes: a ground line, and a box of a random class standing on it."""
+    height, width = size
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    maps = []
+    for _ in range(count):
+        horizon = int(torch.randint(height // 3, 2 * height // 3, ()))
+        left = int(torch.randint(0, width // 2, ()))
+        label_map = (rows >= horizon).long().expand(height, width).clone()
+        box = (columns >= left) & (columns < left + width // 3) & (rows < horizon) & (rows > 5)
+        label_map[box] = int(torch.randint(2, 5, ()))
+        maps.append(label_map)
+    return torch.stack(maps)
+
+
+@pytest.mark.parametrize("size", [(64, 128), (96, 64), (64, 64), (32, 32)])
+def test_shapes(size: tuple[int, int]) -> None:
+    generator = MaskGenerator(34, 1, 2, size)
+    logits = generator(torch.rand(1, 34, *size), torch.ones(1, 1, *size, dtype=torch.bool))
+    assert logits.shape == (1, 34, *size)
+    assert logits.dtype == torch.float32
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    generator = MaskGenerator(5, 2, 4, (32, 64)).train()
+    segmap, valid = torch.rand(3, 5, 32, 64), torch.rand(3, 1, 32, 64) > 0.5
+    together = generator(segmap, valid)
+    alone = torch.cat([generator(segmap[i : i + 1], valid[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert not list(generator.buffers())
+
+
+def test_sees_which_pixels_are_annotated() -> None:
+    torch.manual_seed(0)
+    generator = MaskGenerator(5, 2, 4, (32, 64))
+    empty, valid = torch.zeros(1, 5, 32, 64), torch.ones(1, 1, 32, 64, dtype=torch.bool)
+    assert not torch.allclose(generator(empty, valid), generator(empty, ~valid))
+
+
+def test_starts_at_what_the_annotated_pixels_say() -> None:
+    torch.manual_seed(0)
+    generator = MaskGenerator(5, 2, 4, (32, 64))
+    segmap = one_hot(torch.randint(0, 5, (2, 32, 64)), 5)
+    valid = torch.rand(2, 1, 32, 64) > 0.5
+    with torch.no_grad():
+        logits = generator(segmap, valid)
+    agrees = logits.argmax(1) == segmap.argmax(1)
+    assert agrees[valid[:, 0]].float().mean() > 0.9
+    assert agrees[~valid[:, 0]].float().mean() < 0.5
+
+
+def test_learns_to_restore_in_few_steps() -> None:
+    torch.manual_seed(0)
+    generator = MaskGenerator(5, 4, 8, (32, 64))
+    optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
+
+    def batch(count: int) -> tuple[Tensor, Tensor]:
+        label_map = scenes(count, (32, 64))
+        return label_map, nearest_upsample(nearest_downsample(label_map, 8, "corner"), 8)
+
+    for _ in range(20):
+        label_map, degraded = batch(8)
+        logits = generator(one_hot(degraded, 5), torch.ones(8, 1, 32, 64))
+        optimizer.zero_grad()
+        F.cross_entropy(logits, label_map).backward()
+        optimizer.step()
+    label_map, degraded = batch(16)
+    with torch.no_grad():
+        restored = generator(one_hot(degraded, 5), torch.ones(16, 1, 32, 64)).argmax(1)
+    errors_before = (degraded != label_map).float().mean()
+    errors_after = (restored != label_map).float().mean()
+    assert errors_after < 0.8 * errors_before

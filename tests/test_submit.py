@@ -1,0 +1,365 @@
+"""submit.py: the plan, the queue of real submitit jobs on this machine, and one whole tiny grid."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.grid import GridSettings, read_grid
+from launch.job import is_locked, lock
+from launch.local import View, find_devices, run_queue
+from launch.state import Progress, read_state
+from launch.submit import main
+from maskrestore.settings import ConfigError, UserError, to_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SIZES = {
+    "data": {"size": "32x64", "num_train": 8, "num_val": 4},
+    "mask_generator": {"width": 4, "hidden": 8},
+    "generator": {"width": 4, "hidden": 8, "discriminator_width": 4},
+    "perceptual": {"network": "lite0"},
+    "training": {"num_images": 8, "batch_size": 4, "log_images": 4},
+    "evaluation": {"features": "lite0", "batch_size": 4, "num_pictures": 2},
+    "distributed": {"device": "cpu"},
+}
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """The command line of a grid that lies in tmp_path."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(SIZES))  # JSON is YAML
+    return [f"config={path}", f"runs={tmp_path / 'runs'}", f"data.shards={tmp_path / 'shards'}"]
+
+
+def finish(words: list[str], *names: str) -> None:
+    """Leave the run folders of cells as finished runs do."""
+    _, grid = read_grid(GridSettings, words)
+    for cell in grid.cells:
+        if cell.name in names:
+            cell.folder.mkdir(parents=True)
+            (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
+            result = {"metrics": {"accu": 0.5}, "protocol": {}, "generator_sha256": None}
+            (cell.folder / "result.json").write_text(json.dumps(result))
+
+
+def plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What dry_run says about each cell."""
+    assert main([*words, "dry_run=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    return {line.split()[0]: " ".join(line.split()[1:-1]) for line in lines}
+
+
+def test_dry_run_tells_done_stopped_failed_and_new_cells_apart_and_writes_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(words, "synthesis")
+    folder = tmp_path / "runs" / "tiny-table1"
+    (folder / "densify-ce").mkdir()
+    (folder / "densify-ce" / "metrics.jsonl").write_text(
+        '{"num_images": 4, "total_images": 8, "losses": {"ce": 1.5}}\n{"num_images": 8, "tot'
+    )
+    (folder / "densify-ce_vgg").mkdir()
+    (folder / "densify-ce_vgg" / "error.txt").write_text("it broke\n")
+    before = sorted(tmp_path.rglob("*"))
+
+    states = plan(words, capsys)
+
+    assert states["synthesis"] == "done"
+    assert states["densify-ce"] == "to continue at 4 of 8 images"
+    assert states["densify-ce_vgg"] == "to run, 8 images (failed the last time)"
+    assert states["densify-ce_l1"] == "to run, 8 images"
+    assert states["densify-none"] == "to evaluate"
+    assert len(states) == 14
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_finished_cell_of_other_settings_is_refused_by_name_and_key(words: list[str]) -> None:
+    finish(words, "densify-ce", "densify-none")
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "training.num_images=16", "dry_run=true"])
+    message = str(caught.value)
+    assert "cell densify-ce: training.num_images: 8 -> 16" in message
+    assert "cell densify-none: training.num_images: 8 -> 16" in message
+    assert "runs=" in message
+
+
+def test_settings_that_change_no_result_do_not_refuse_a_finished_cell(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(words, "densify-ce")
+    more = ["training.log_images=2", "distributed.cpu_threads=1"]
+    assert plan([*words, *more], capsys)["densify-ce"] == "done"
+
+
+def test_a_result_of_another_image_generator_is_refused(words: list[str], tmp_path: Path) -> None:
+    finish(words, "synthesis", "densify-ce")
+    folder = tmp_path / "runs" / "tiny-table1"
+    (folder / "synthesis" / "generator.pth").write_bytes(b"retrained")
+    result = {"metrics": {}, "protocol": {}, "generator_sha256": "0" * 64}
+    (folder / "densify-ce" / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match="cell densify-ce: generator 000000000000 -> "):
+        main([*words, "dry_run=true"])
+
+
+def test_shards_that_cannot_be_written_are_asked_for(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=FOLDER"):
+        main([*words, "data.source=cityscapes", "dry_run=true"])
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(words: list[str]) -> None:
+    _, grid = read_grid(GridSettings, words)
+    cell = grid.cells[3]
+    with lock(cell.folder):
+        assert read_state(cell).kind == "running"
+        with pytest.raises(UserError, match="another process is at work"):
+            lock(cell.folder)
+        with pytest.raises(UserError, match=cell.name):
+            main(words)
+    assert not is_locked(cell.folder)
+
+
+def make_job(act: Callable[[], str | None]) -> Callable[[str], str | None]:
+    """A cheap job. Its class is local, so that it is pickled by value: the job's process does not
+    know this module."""
+
+    class Job:
+        def __call__(self, devices: str) -> str | None:
+            return act()
+
+    return Job()
+
+
+def run(jobs: dict[str, Any], folder: Path, slots: list[str]) -> dict[str, Any]:
+    return run_queue(jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "done")
+
+
+@pytest.mark.slow
+def test_the_queue_runs_every_job_and_never_more_than_there_are_slots(tmp_path: Path) -> None:
+    class Job:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def __call__(self, devices: str) -> None:
+            import time
+            from pathlib import Path
+
+            began = time.time()
+            time.sleep(0.3)
+            Path(self.path).write_text(f"{devices} {began} {time.time()}")
+
+    paths = {name: tmp_path / name for name in ("a", "b", "c", "d")}
+    failures = run({n: Job(str(p)) for n, p in paths.items()}, tmp_path, ["0", "MIG-1"])
+
+    assert failures == {}
+    rows = [path.read_text().split() for path in paths.values()]
+    assert {devices for devices, *_ in rows} == {"0", "MIG-1"}
+    for device in ("0", "MIG-1"):
+        spans = sorted((float(a), float(b)) for name, a, b in rows if name == device)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), (
+            "two jobs shared a slot"
+        )
+
+
+@pytest.mark.slow
+def test_a_failing_job_leaves_the_others_alone_and_tells_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down() -> None:
+        raise ValueError("no such luck")
+
+    def vanish() -> None:
+        import os
+
+        os.kill(os.getpid(), 9)
+
+    jobs = {
+        "broken": make_job(break_down),
+        "killed": make_job(vanish),
+        "wrong": make_job(lambda: "data.shards=x: no shards there"),
+        "good": make_job(lambda: None),
+    }
+    failures = run(jobs, tmp_path, ["", ""])
+
+    assert set(failures) == {"broken", "killed", "wrong"}
+    assert failures["broken"].message == "ValueError: no such luck"
+    assert "break_down" in failures["broken"].log.read_text()
+    assert "killed" in failures["killed"].message
+    assert failures["wrong"].message == "data.shards=x: no shards there"
+    assert [name for name, failure in failures.items() if failure.by_user] == ["wrong"]
+    ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(ends) == 4
+    assert any("good" in line and "done" in line for line in ends)
+
+
+@pytest.mark.slow
+def test_an_old_log_folder_is_not_mistaken_for_a_new_one(tmp_path: Path) -> None:
+    assert run({"cell": make_job(lambda: None)}, tmp_path, [""]) == {}
+    assert run({"cell": make_job(lambda: "later")}, tmp_path, [""])["cell"].message == "later"
+    assert sorted(path.name for path in (tmp_path / "logs" / "cell").iterdir()) == ["001", "002"]
+
+
+SLEEPERS = """
+    import os, sys, time
+    from pathlib import Path
+    from launch.local import run_queue
+    from launch.state import Progress
+
+    class Sleeper:
+        def __init__(self, path): self.path = path
+        def __call__(self, devices):
+            import os, signal, time
+            from pathlib import Path
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            Path(self.path).write_text(str(os.getpid()))
+            time.sleep(120)
+
+    folder = Path(sys.argv[1])
+    jobs = {name: Sleeper(str(folder / name)) for name in "abc"}
+    try:
+        run_queue(jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, whole_group: bool) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(SLEEPERS), str(tmp_path)]
+    process = subprocess.Popen(program, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.1)  # the file is there before its content
+    pids = [int((tmp_path / name).read_text()) for name in "ab"]
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+
+    assert process.wait(timeout=20) == 130
+    assert not (tmp_path / "c").exists()
+    assert not any(is_alive(pid) for pid in pids)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_bars_show_progress_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    view = View(1)
+    view.start("densify-ce", 0, Progress(0, 100, {}))
+    view.update("densify-ce", Progress(50, 100, {"ce": 0.25}))
+    view.update("densify-ce", Progress(100, 100, {"ce": 0.2}))
+    view.end("densify-ce", "done  accu 86.1")
+    view.close()
+    shown = capsys.readouterr()
+    assert "50/100" in shown.err
+    assert "ce=0.250" in shown.err
+    assert "evaluating" in shown.err
+    assert "[1/1] densify-ce" in shown.out
+    assert "accu 86.1" in shown.out
+
+
+def test_gpus_are_counted_as_nvidia_smi_lists_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: H200 (UUID: a)'\necho 'GPU 1: H200 (UUID: b)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-b")
+    assert find_devices() == ["3", "GPU-b"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_devices() == []
+
+
+def submit(program: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "launch" / program), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_starts_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys, launch.submit, launch.report\n"
+        "sys.exit('torch' in sys.modules or 'submitit' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    shown = submit("submit.py", "--help")
+    assert shown.returncode == 0
+    assert "parallel" in shown.stdout
+    assert "training.num_images" in shown.stdout
+
+
+def test_wrong_words_end_with_status_2_and_no_traceback(words: list[str]) -> None:
+    ended = submit("submit.py", *words, "paralel=2", "training.num_images=many")
+    assert ended.returncode == 2
+    assert "did you mean parallel?" in ended.stderr
+    assert "training.num_images" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_submit_runs_a_tiny_grid_for_real(words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "rows:\n  synthesis: {task: synthesis}\n  densify-none: {task: densify, loss: none}\n"
+        "  densify-ce_vgg_l1: {task: densify, loss: ce_vgg_l1}\n"
+    )
+    words = [*words, f"grid={path}"]
+    folder = tmp_path / "runs" / "tiny-small"
+
+    first = submit("submit.py", *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count(": started") == 3
+    assert "launch/report.py" in first.stdout
+    results = {name: folder / name / "result.json" for name in ("synthesis", "densify-ce_vgg_l1")}
+    times = {name: result.stat().st_mtime_ns for name, result in results.items()}
+
+    again = submit("submit.py", *words)
+    assert again.returncode == 0, again.stderr
+    assert ": started" not in again.stdout
+    assert {name: result.stat().st_mtime_ns for name, result in results.items()} == times
+
+    report = submit("report.py", *words)
+    assert report.returncode == 0, report.stderr
+    assert "cells done: 3 of 3" in report.stdout
+    assert "fd_lite0" in (folder / "small.md").read_text()
+    assert (folder / "small.csv").is_file()
+    assert (folder / "figure2.png").is_file()
+
+
+@pytest.mark.slow
+def test_cells_that_need_the_generator_are_not_started_when_it_fails(
+    words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    ended = submit("submit.py", *words)
+    assert ended.returncode == 2
+    assert "cell synthesis failed" in ended.stderr
+    assert "manifest.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "not started" in ended.stdout
+    assert ended.stdout.count(": started") == 1
+    assert (tmp_path / "runs" / "tiny-table1" / "synthesis" / "error.txt").is_file()
