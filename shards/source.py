@@ -80,6 +80,7 @@ def resize_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint
 
 
 def all_problems(root: Path, problems: list[str]) -> UserError:
-    """One message with every problem of a data set, a line each."""
+    """One message with every problem of a data set, each on a line of its own and once."""
+    problems = list(dict.fromkeys(problems))
     lines = "\n".join(f"  {problem}" for problem in problems)
     return UserError(f"{root}: {len(problems)} problems, nothing was written:\n{lines}")

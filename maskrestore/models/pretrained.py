@@ -1,13 +1,13 @@
 """Weight files: read without ever running code from them, written whole or not at all."""
 
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from maskrestore.files import write_atomically
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.settings import UserError
 
@@ -49,15 +49,9 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     }
     buffer = io.BytesIO()
     torch.save(plain, buffer)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_atomically(path, buffer.getvalue())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
