@@ -40,13 +40,12 @@ class State:
 
 def read_progress(cell: Cell) -> Progress:
     """The end of metrics.jsonl; cheap enough to be called every second."""
-    total = cell.config.training.num_images if cell.config.trains else 0
     num_images = 0
     losses: dict[str, float] = {}
     for line in _last_lines(cell.folder / "metrics.jsonl"):
         num_images = int(line.get("num_images", num_images))
         losses = line.get("losses", losses)
-    return Progress(num_images, total, losses)
+    return Progress(num_images, cell.config.total_images, losses)
 
 
 def read_state(cell: Cell) -> State:

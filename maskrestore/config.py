@@ -128,6 +128,8 @@ class GeneratorConfig(Section):
     """Channels inside each SPADE of a generator to be trained; the official one has 128."""
     discriminator_width: PositiveInt = 64
     """Channels of the first layer of each discriminator (ndf)."""
+    num_images: PositiveInt = 600_000
+    """Images seen over the whole of task=synthesis (SPADE: 200 passes over Cityscapes)."""
     learning_rate: PositiveFloat = 1e-4
     """Adam learning rate of the generator in task=synthesis (SPADE: 1e-4)."""
     discriminator_learning_rate: PositiveFloat = 4e-4
@@ -164,7 +166,7 @@ class TrainingConfig(Section):
     number of devices."""
 
     num_images: PositiveInt = 300_000
-    """Images seen over the whole run, repeats counted."""
+    """Images seen over the whole run, repeats counted (task=synthesis has its own number)."""
     batch_size: PositiveInt = 16
     """Images per optimizer step, over all processes together."""
     learning_rate: PositiveFloat = 1e-3
@@ -249,6 +251,13 @@ class RunConfig(Section):
     def trains(self) -> bool:
         """Whether this run trains anything; loss=none only evaluates."""
         return self.loss != "none"
+
+    @property
+    def total_images(self) -> int:
+        """Images that training sees: 0 for a run that only evaluates."""
+        if not self.trains:
+            return 0
+        return (self.generator if self.task == "synthesis" else self.training).num_images
 
     @property
     def terms(self) -> dict[str, float]:

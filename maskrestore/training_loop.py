@@ -46,7 +46,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         objective.networks[phase.network], optimizers[phase.network] = prepared
 
     # Resume from the newest whole checkpoint, if there is one.
-    num_images, total_images = 0, config.training.num_images if config.trains else 0
+    num_images, total_images = 0, config.total_images
     saves = config.run / "checkpoints"
     newest = checkpoint.latest(saves) if config.trains else None
     if newest is not None:
@@ -119,7 +119,7 @@ def make_objective(
 
 def learning_rate_factor(config: RunConfig, num_images: int) -> float:
     """1 until decay_start of the run, then linearly to 0 at its end (SPADE's schedule)."""
-    progress, start = num_images / config.training.num_images, config.training.decay_start
+    progress, start = num_images / config.total_images, config.training.decay_start
     return 1.0 if progress < start or start == 1 else max(0.0, (1 - progress) / (1 - start))
 
 

@@ -1,0 +1,284 @@
+"""Training through its doors: one process and two, killed and resumed, and what users get wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrestore.config import RunConfig, load_config
+from maskrestore.data import val_batches
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.models.frozen import FrozenGenerator
+from maskrestore.models.pretrained import load_spade_generator, load_weights, save_spade_generator
+from maskrestore.models.spade import SPADEGenerator
+from maskrestore.objectives import Restoration
+from maskrestore.training_loop import learning_rate_factor, make_objective, train
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "data.size=32x64",
+    "mask_generator.width=4",
+    "mask_generator.hidden=8",
+    "generator.width=4",
+    "generator.hidden=8",
+    "generator.discriminator_width=4",
+    "generator.num_images=16",
+    "perceptual.network=lite0",
+    "evaluation.features=lite0",
+    "evaluation.num_pictures=2",
+    "training.batch_size=4",
+    "training.num_images=32",
+    "training.log_images=8",
+    "training.checkpoint_images=8",
+    "distributed.device=cpu",
+    "distributed.cpu_threads=1",
+)
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def words(shards: Path, generator: Path, tmp_path: Path) -> Words:
+    """The words of a tiny run in tmp_path/NAME."""
+
+    def make(name: str, *more: str) -> list[str]:
+        own = [f"data.shards={shards}", f"run={tmp_path / name}", f"generator.path={generator}"]
+        return [*TINY, *own, *more]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in the official layout, of a tiny untrained image generator."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("generator") / "generator.pth"
+    save_spade_generator(SPADEGenerator(NUM_CLASSES + 2, 4, 8, (32, 64)), path)
+    return path
+
+
+def run_train(words: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
+    command = [*(launcher or (sys.executable,)), str(ROOT / "train.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def lines_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(run: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(line["num_images"], line["losses"]) for line in lines_of(run) if "losses" in line]
+
+
+def test_a_restoring_run_leaves_everything_a_user_looks_for(words: Words, generator: Path) -> None:
+    before = generator.read_bytes()
+    config = load_config(words("run", "task=super_resolution", "loss=ce_vgg_l1"))
+    result = train(config)
+    assert set(result["metrics"]) >= {"accu", "miou19", "miou_all", "fd_lite0", "kd_lite0"}
+    assert result["metrics"]["num_samples"] == 5
+    assert result["num_images"] == 32
+    assert {p.name for p in (config.run / "checkpoints").iterdir()} == {"000000024", "000000032"}
+    assert load_config([f"config={config.run / 'config.yaml'}"]) == config
+    assert [n for n, _ in losses_of(config.run)] == [8, 16, 24, 32]
+    assert all(set(losses) == {"ce", "perceptual", "l1"} for _, losses in losses_of(config.run))
+    assert (config.run / "samples" / "000000032.png").is_file()
+    assert len(list((config.run / "pictures").glob("*_restored.png"))) == 2
+    assert load_weights(config.run / "mask_generator.pth")
+    assert generator.read_bytes() == before
+    assert train(config)["metrics"] == result["metrics"]  # nothing left to train: the same again
+
+
+def test_training_lowers_the_loss_and_beats_the_input(words: Words) -> None:
+    def accu(name: str, *more: str) -> float:
+        return train(load_config(words(name, "task=densify", *more)))["metrics"]["accu"]
+
+    more = ["training.num_images=400", "training.learning_rate=3e-3", "training.log_images=40"]
+    config = load_config(words("trained", "task=densify", "loss=ce", *more))
+    trained = train(config)["metrics"]["accu"]
+    first, last = losses_of(config.run)[0][1], losses_of(config.run)[-1][1]
+    assert last["ce"] < 0.6 * first["ce"]
+    assert trained > accu("input", "loss=none") + 0.1
+
+
+def test_an_image_generator_is_trained_and_saved_in_the_official_layout(words: Words) -> None:
+    config = load_config(
+        [w for w in words("synthesis", "task=synthesis") if not w.startswith("generator.path")]
+    )
+    result = train(config)
+    assert result["num_images"] == 16
+    assert result["metrics"]["accu"] is None
+    assert result["metrics"]["fd_lite0"] > 0
+    terms = {"gan", "feature_matching", "perceptual", "discriminator"}
+    assert all(set(losses) == terms for _, losses in losses_of(config.run))
+    path = config.run / "generator.pth"
+    trained = load_spade_generator(path, (32, 64), NUM_CLASSES)
+    statistics = trained.up_3.norm_0.param_free_norm.running_mean
+    assert statistics.abs().sum() > 0  # batch statistics were gathered
+    evaluated = load_config(words("given", "task=synthesis", "loss=none", f"generator.path={path}"))
+    again = train(evaluated)["metrics"]
+    assert again["fd_lite0"] == pytest.approx(result["metrics"]["fd_lite0"], rel=1e-4)
+
+
+def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
+    words: Words, generator: Path
+) -> None:
+    config = load_config(words("run", "loss=ce_vgg_l1"))
+    frozen = FrozenGenerator(load_spade_generator(generator, (32, 64), NUM_CLASSES))
+    objective = make_objective(config, frozen, torch.device("cpu"))
+    assert isinstance(objective, Restoration)
+    assert objective.perceptual_loss is not None
+    before = {k: v.clone() for k, v in frozen.state_dict().items()}
+    features = {k: v.clone() for k, v in objective.perceptual_loss.state_dict().items()}
+    parent = torch.nn.ModuleList([frozen, objective.perceptual_loss])
+    parent.train()
+    batch = next(val_batches(config, 0, 1))
+    losses = objective.losses(batch)
+    (losses["perceptual"] + losses["l1"]).backward()
+    network = objective.networks["mask_generator"]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    assert all(torch.equal(before[k], v) for k, v in frozen.state_dict().items())
+    after = objective.perceptual_loss.state_dict()
+    assert all(torch.equal(features[k], v) for k, v in after.items())
+    assert all(p.grad is None for p in parent.parameters())
+
+
+def test_the_learning_rate_is_constant_then_falls_to_zero() -> None:
+    config = load_config(["training.num_images=100", "training.decay_start=0.5", "loss=ce"])
+    rates = [learning_rate_factor(config, n) for n in (0, 49, 50, 75, 100)]
+    assert rates == pytest.approx([1, 1, 1, 0.5, 0])
+    constant = load_config(["training.num_images=100", "training.decay_start=1", "loss=ce"])
+    assert learning_rate_factor(constant, 99) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(words: Words, tmp_path: Path) -> None:
+    more = ("loss=ce_l1", "training.num_images=80", "training.keep_checkpoints=3")
+    train(load_config(words("unbroken", *more)))
+    command = [sys.executable, str(ROOT / "train.py"), *words("broken", *more)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "broken" / "checkpoints" / "000000024").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "broken" / "result.json").exists()
+    train(load_config(words("broken", *more)))
+    unbroken, broken = (
+        load_weights(tmp_path / name / "mask_generator.pth") for name in ("unbroken", "broken")
+    )
+    assert all(torch.equal(unbroken[key], broken[key]) for key in unbroken)
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["densify", "synthesis"])
+def test_two_processes_compute_what_one_does(words: Words, tmp_path: Path, task: str) -> None:
+    """Exactly the same samples; losses and metrics equal within rounding.
+
+    Not so for synthesis, whose batch norm takes its statistics per process on CPUs: there the run
+    has to end well and every val sample has to count once.
+    """
+    more = (f"task={task}", "loss=ce_l1", "training.num_images=24")
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu")
+    launcher += ("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
+    launcher += ("--dynamo_backend", "no", "--main_process_port", "0")
+    done = run_train(words("two", *more), *launcher)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "result.json").read_text())["metrics"]
+    assert two["num_samples"] == 5
+    if task == "synthesis":
+        assert (tmp_path / "two" / "generator.pth").is_file()
+        return
+    one = train(load_config(words("one", *more)))["metrics"]
+    for (n, ours), (m, theirs) in zip(
+        losses_of(tmp_path / "one"), losses_of(tmp_path / "two"), strict=True
+    ):
+        assert n == m
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert one["accu"] == pytest.approx(two["accu"], abs=2e-3)
+    assert one["fd_lite0"] == pytest.approx(two["fd_lite0"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_bf16_trains_close_to_fp32(words: Words, tmp_path: Path) -> None:
+    more = ("loss=ce_l1", "training.num_images=16")
+    train(load_config(words("fp32", *more)))
+    done = run_train(words("bf16", *more, "distributed.precision=bf16"))
+    assert done.returncode == 0, done.stderr
+    for (_, fp32), (_, bf16) in zip(
+        losses_of(tmp_path / "fp32"), losses_of(tmp_path / "bf16"), strict=True
+    ):
+        assert bf16 == pytest.approx(fp32, rel=0.05)
+        assert bf16 != fp32
+
+
+class TestMistakes:
+    """One clear message, status 2, no traceback, nothing half-written."""
+
+    def fails(self, words: list[str], *launcher: str) -> str:
+        done = run_train(words, *launcher)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    @pytest.mark.slow
+    def test_no_image_generator(self, words: Words) -> None:
+        given = [w for w in words("run", "loss=ce_l1") if not w.startswith("generator.path")]
+        assert "needs an image generator: write generator.path=FILE" in self.fails(given)
+
+    @pytest.mark.slow
+    def test_a_broken_or_missing_generator(self, words: Words, tmp_path: Path) -> None:
+        foreign = tmp_path / "foreign.pth"
+        foreign.write_bytes(os.urandom(1000))
+        assert "foreign.pth" in self.fails(words("run", f"generator.path={foreign}"))
+        assert not (tmp_path / "run" / "result.json").exists()
+        missing = tmp_path / "missing.pth"
+        assert "missing.pth" in self.fails(words("run", f"generator.path={missing}"))
+
+    @pytest.mark.slow
+    def test_other_settings_in_the_same_folder(self, words: Words) -> None:
+        train(load_config(words("run", "loss=ce", "training.num_images=8")))
+        message = self.fails(words("run", "loss=ce", "training.num_images=8", "seed=5"))
+        assert "was started with other settings" in message
+        assert "seed: 0 -> 5" in message
+
+    @pytest.mark.slow
+    def test_a_loss_that_explodes(self, words: Words) -> None:
+        message = self.fails(words("run", "loss=ce", "training.learning_rate=1e30"))
+        assert "loss ce is not finite at image" in message
+
+    @pytest.mark.slow
+    def test_missing_shards(self, words: Words, tmp_path: Path) -> None:
+        message = self.fails(words("run", f"data.shards={tmp_path / 'nowhere'}", "loss=ce"))
+        assert "python shards/write.py" in message
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_that_is_not_there(self, words: Words) -> None:
+        from maskrestore.distributed import make_accelerator
+        from maskrestore.settings import ConfigError
+
+        with pytest.raises(ConfigError, match="torch sees no GPU"):
+            make_accelerator(load_config(words("run", "distributed.device=cuda")))
+
+    def test_a_batch_that_cannot_be_shared_and_processes_that_do_not_come(
+        self, words: Words, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from maskrestore.distributed import make_accelerator
+        from maskrestore.settings import ConfigError
+
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        with pytest.raises(ConfigError, match="batch_size=4 cannot be shared evenly by 3"):
+            make_accelerator(load_config(words("run")))
+
+
+def test_config_is_plain_data() -> None:
+    """It travels to jobs and into YAML; nothing in it may hold a live object."""
+    assert RunConfig.model_validate(RunConfig().model_dump(mode="json")) == RunConfig()
