@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskrestore.config import RunConfig, differing_keys, load_config
+from maskrestore.config import RunConfig, differing_keys, load_config, read_run_config
 from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError
 
@@ -22,15 +22,19 @@ def main(words: Sequence[str]) -> None:
     saved = Path(given["run"]) / "config.yaml"
     if not saved.is_file():
         raise UserError(f"run={given['run']} is not the folder of a run: it has no config.yaml")
+    started = read_run_config(saved)
     config = load_config([f"config={saved}", *words])
     changed = [
         key
-        for key in differing_keys(load_config([f"config={saved}"]), config)
+        for key in differing_keys(started, config)
         if not key.startswith(("evaluation.", "distributed."))
     ]
 
-    from maskrestore.evaluation import evaluate_run  # after parsing: torch takes seconds to import
+    # After parsing: torch takes seconds to import.
+    from maskrestore.evaluation import evaluate_run
+    from maskrestore.run_folder import changed_inputs
 
+    changed += changed_inputs(config)
     metrics = evaluate_run(config, write=not changed)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -40,7 +44,8 @@ def main(words: Sequence[str]) -> None:
             print(f"{name:17} " + (f"{100 * value:8.1f} %" if percent else f"{value:8.4g}"))
     print(f"{'num_samples':17} {metrics['num_samples']:8}")
     if changed:
-        print(f"{config.run}/result.json is left as it is: the run had other settings:", *changed)
+        print(f"{config.run}/result.json is left as it is, since these are other figures:")
+        print(*(f"  {line}" for line in changed), sep="\n")
     else:
         print(f"{config.run}/result.json")
 

@@ -4,6 +4,7 @@ python train.py config=demo task=densify loss=ce generator.path=runs/…/generat
 accelerate launch train.py config=cityscapes task=super_resolution loss=ce_vgg_l1 …
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,8 @@ def main(words: Sequence[str]) -> None:
     from maskrestore.training_loop import train  # after parsing: torch takes seconds to import
 
     train(config)
-    print(f"{config.run}/result.json")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{config.run}/result.json")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class GridConfig(Section):
 
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings under every row."""
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, Any]] = Field(min_length=1)
     """Name of the cell -> its settings, sections nested as in any configuration file."""
 
 
@@ -101,28 +101,51 @@ def read_grid(schema: type[Settings], arguments: Sequence[str]) -> tuple[Setting
 def expand(path: Path, shared: dict[str, Any], folder: Path) -> list[Cell]:
     """Cells of the grid file at `path`: `shared` settings, below its base, below each row.
 
-    Restoring cells use the image generator that the synthesis cell trains; where generator.path
-    is given they use that one, and the synthesis cell only evaluates it.
+    Restoring cells use the image generator that the synthesis cell trains, unless they have a
+    generator.path of their own. A synthesis cell that has one only evaluates it.
+    Raises ConfigError with all mistakes of the file, or else all of its cells, each by its name.
     """
-    grid = validate(GridConfig, read_yaml(path))
-    given = dict(shared.get("generator") or {}).get("path")
-    rows = {name: merge(grid.base, row) for name, row in grid.rows.items()}
-    sources = [name for name, row in rows.items() if row.get("task") == "synthesis"]
+    values = read_yaml(path)
+    try:
+        grid = validate(GridConfig, values)
+    except ConfigError as error:
+        raise ConfigError(_within(path.name, error)) from error
     cells, mistakes = [], []
-    for name, row in rows.items():
-        values = merge(merge(shared, row), {"run": str(folder / name)})
-        if row.get("task") == "synthesis":
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in grid.rows.items():
+        try:
+            rows[name] = merge(shared, merge(grid.base, row)) | {"run": str(folder / name)}
+        except ConfigError as error:
+            mistakes.append(_within(f"{path.name}: cell {name}", error))
+    sources = [
+        name
+        for name, row in rows.items()
+        if row.get("task") == "synthesis" and not _generator_path(row)
+    ]
+    for name, values in rows.items():
+        given = _generator_path(values)
+        if values.get("task") == "synthesis":
             values["loss"] = "none" if given else RunConfig().loss
-        elif sources and not given:
-            path_of_trained = str(folder / sources[0] / "generator.pth")
-            values = merge(values, {"generator": {"path": path_of_trained}})
+        elif sources and not given and isinstance(values.get("generator", {}), dict):
+            trained = str(folder / sources[0] / "generator.pth")
+            values = merge(values, {"generator": {"path": trained}})
         try:
             cells.append(Cell(name, validate(RunConfig, values)))
         except ConfigError as error:
-            mistakes += [f"{path.name}: cell {name}: {line}" for line in str(error).splitlines()]
+            mistakes.append(_within(f"{path.name}: cell {name}", error))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return cells
+
+
+def _generator_path(values: dict[str, Any]) -> Any:
+    """generator.path of unchecked settings; a section of a wrong form is left to the check."""
+    generator = values.get("generator")
+    return generator.get("path") if isinstance(generator, dict) else None
+
+
+def _within(place: str, error: ConfigError) -> str:
+    return "\n".join(f"{place}: {line}" for line in str(error).splitlines())
 
 
 def _find_grid(name: str) -> Path:

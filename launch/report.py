@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.figure import draw_figure
-from launch.grid import Cell, Grid, GridSettings, read_grid
+from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
 from launch.state import State, read_result, read_state
-from maskrestore.config import RunConfig
+from maskrestore.config import RunConfig, read_run_config
 from maskrestore.files import write_atomically
 from maskrestore.program import run_program
-from maskrestore.settings import UserError, flatten, parse
+from maskrestore.settings import ConfigError, UserError, flatten
 
 PAPER = {
     ("synthesis", "none"): (None, None, 62.9),
@@ -43,12 +43,13 @@ TASKS = {"synthesis": "synthesis", "densify": "densification"}
 @dataclass(frozen=True)
 class Row:
     """A cell with what its run folder holds: its settings (until it is started, those that the
-    grid gives it), and its result, empty until it is done."""
+    grid gives it), and its result, empty until it is done. problem: why it is unreadable."""
 
     cell: Cell
     config: RunConfig
     state: State
     result: dict[str, Any]
+    problem: str = ""
 
     def metric(self, name: str) -> float | None:
         """A figure of the result; None if it is not there or does not apply."""
@@ -59,7 +60,8 @@ class Row:
     def paper(self) -> tuple[float | None, float | None, float | None]:
         """The paper's accu, mIoU and FID for the same experiment; None where it has none."""
         config = self.config
-        if config.baseline != "input" or config.degrade.sampling != "corner":
+        of_paper = config.degrade.factor == 8 and config.degrade.sampling == "corner"
+        if config.baseline != "input" or (config.task == "super_resolution" and not of_paper):
             return None, None, None
         loss = "none" if config.task == "synthesis" else config.loss
         return PAPER.get((config.task, loss), (None, None, None))
@@ -106,8 +108,12 @@ def main(words: Sequence[str]) -> int:
 def _read_row(cell: Cell) -> Row:
     state = read_state(cell)
     saved = cell.folder / "config.yaml"
-    config = parse(RunConfig, [f"config={saved}"]) if saved.is_file() else cell.config
-    return Row(cell, config, state, read_result(cell) if state.kind == "done" else {})
+    try:
+        config = read_run_config(saved) if saved.is_file() else cell.config
+        return Row(cell, config, state, read_result(cell) if state.kind == "done" else {})
+    except (ConfigError, UserError) as error:
+        problem = " ".join(str(error).splitlines())
+        return Row(cell, cell.config, State("unreadable", state.progress), {}, problem)
 
 
 def markdown(grid: Grid, rows: Sequence[Row]) -> str:
@@ -139,6 +145,7 @@ def markdown(grid: Grid, rows: Sequence[Row]) -> str:
         lines.append(
             "† Trained, but no better than the best untrained row of the same task and input."
         )
+    lines += [f"- {row.cell.name}: {row.problem}" for row in rows if row.problem]
     return "\n".join(lines) + "\n"
 
 
@@ -253,4 +260,4 @@ def _distance(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", GridSettings))
+    sys.exit(run_program(main, __doc__ or "", GridSettings, CELL_KEYS))

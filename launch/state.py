@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.grid import Cell, Grid
-from launch.job import is_locked
-from maskrestore.config import RunConfig, differing_keys
-from maskrestore.files import file_sha256
-from maskrestore.settings import ConfigError, UserError, parse
+from maskrestore.config import differing_keys, read_run_config
+from maskrestore.files import file_sha256, is_locked
+from maskrestore.settings import ConfigError, UserError, flatten
 
 ERROR = "error.txt"
 """In the run folder of a cell whose last attempt failed: why."""
@@ -26,9 +25,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """Where a cell stands; `missing` is one that nobody started."""
+    """Where a cell stands; `missing` is one that nobody started, `unreadable` one whose files a
+    report cannot read."""
 
-    kind: Literal["done", "running", "failed", "stopped", "missing"]
+    kind: Literal["done", "running", "failed", "stopped", "missing", "unreadable"]
     progress: Progress
 
     def __str__(self) -> str:
@@ -61,38 +61,61 @@ def read_state(cell: Cell) -> State:
 
 
 def read_result(cell: Cell) -> dict[str, Any]:
-    """result.json of a cell that is done; UserError if it cannot be read."""
+    """result.json of a cell that is done; UserError if it cannot be read.
+
+    "metrics" holds numbers and None, and in "iou" a number or None for each class.
+    """
     path = cell.folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        return {**result, "metrics": dict(result["metrics"]), "protocol": dict(result["protocol"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        metrics, protocol = dict(result["metrics"]), dict(result["protocol"])
+        figures = [*flatten(metrics.get("iou", {}), "iou."), *metrics.items()]
+        wrong = [
+            key
+            for key, value in figures
+            if key != "iou" and not isinstance(value, int | float | None)
+        ]
+        if wrong:
+            raise ValueError(f"no number: {', '.join(wrong)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a result: {error!r}; delete it and submit again") from error
+    return {**result, "metrics": metrics, "protocol": protocol}
 
 
 def check_unchanged(grid: Grid) -> None:
     """Refuse run folders that hold another experiment than the grid's.
 
-    Raises ConfigError that names every cell started with settings that give another result, and
-    every result made with an image generator that is no longer there.
+    Raises ConfigError that names every cell started with settings that give another result, every
+    result made with an image generator that is no longer there, and every unreadable file.
     """
     mistakes = []
     for cell in grid.cells:
-        path = cell.folder / "config.yaml"
-        if path.is_file():
-            different = differing_keys(parse(RunConfig, [f"config={path}"]), cell.config)
-            mistakes += [f"cell {cell.name}: {line}" for line in different]
-        generator = cell.config.generator.path
-        if (cell.folder / "result.json").is_file() and generator and generator.is_file():
-            then, now = read_result(cell).get("generator_sha256"), file_sha256(generator)
-            if then not in (None, now):
-                mistakes.append(f"cell {cell.name}: generator {then[:12]} -> {now[:12]}")
+        try:
+            different = _differences(cell)
+        except (ConfigError, UserError) as error:
+            different = [" ".join(str(error).splitlines())]
+        mistakes += [f"cell {cell.name}: {line}" for line in different]
     if mistakes:
         raise ConfigError(
-            f"{grid.folder} was made with other settings:\n  "
+            f"{grid.folder} cannot be continued with these settings:\n  "
             + "\n  ".join(mistakes)
             + "\ngive those again, or runs=OTHER_FOLDER for a new grid, or delete these cells"
         )
+
+
+def _differences(cell: Cell) -> list[str]:
+    """What in its run folder is of another experiment than the cell."""
+    found = []
+    path = cell.folder / "config.yaml"
+    if path.is_file():
+        found += differing_keys(read_run_config(path), cell.config)
+    if (cell.folder / "result.json").is_file():
+        then, generator = read_result(cell).get("generator_sha256"), cell.config.generator.path
+        if then is not None and generator is not None and generator.is_file():
+            now = file_sha256(generator)
+            if then != now:
+                found.append(f"generator {str(then)[:12]} -> {now[:12]}")
+    return found
 
 
 def _last_lines(path: Path, num_bytes: int = 8192) -> list[dict[str, Any]]:

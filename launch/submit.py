@@ -4,22 +4,21 @@ Writes the shards if there are none, trains the image generator, then runs all o
 at a time. The same command again skips what is done and continues what is not.
 """
 
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import NonNegativeInt
 
-from launch.grid import Cell, Grid, GridSettings, read_grid
+from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
 from launch.job import TrainJob
 from launch.local import Failure, find_devices, run_queue
 from launch.state import ERROR, State, check_unchanged, read_progress, read_result, read_state
 from maskrestore.config import DataConfig, RunConfig, SourceConfig
 from maskrestore.files import write_atomically
-from maskrestore.program import run_program
+from maskrestore.manifest import MANIFEST, read_manifest
+from maskrestore.program import count_cores, run_program
 from maskrestore.settings import ConfigError, UserError
 
 
@@ -74,7 +73,7 @@ def run_cells(grid: Grid, cells: Sequence[Cell], settings: SubmitConfig) -> dict
         return {}
     by_name = {cell.name: cell for cell in cells}
     devices = [] if settings.distributed.device == "cpu" else find_devices()
-    num_cores = _count_cores()
+    num_cores = count_cores()
     num_slots = min(settings.parallel or len(devices) or num_cores, len(cells))
     slots = [devices[slot % len(devices)] if devices else "" for slot in range(num_slots)]
     num_threads = settings.distributed.cpu_threads or max(1, num_cores // num_slots)
@@ -130,8 +129,23 @@ def print_plan(grid: Grid, states: dict[str, State], data: DataConfig) -> None:
 
 
 def check_source(data: DataConfig) -> None:
-    """ConfigError if the shards are missing and cannot be written for want of the raw data."""
-    if not _has_shards(data) and data.source != "streetscenes" and data.root is None:
+    """ConfigError if the shards are others than the settings say, or are missing and cannot be
+    written for want of the raw data; UserError if their manifest is damaged."""
+    if _has_shards(data):
+        written = read_manifest(data.shards)["settings"]
+        asked = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"root"})
+        differing = [
+            f"  data.{name}: {written[name]} there, {value} asked for"
+            for name, value in asked.items()
+            if name in written and written[name] != value
+        ]
+        if differing:
+            lines = "\n".join(differing)
+            raise ConfigError(
+                f"the shards in {data.shards} were written with other settings:\n{lines}\n"
+                "give these, or another folder as data.shards=DIR"
+            )
+    elif data.source != "streetscenes" and data.root is None:
         raise ConfigError(
             f"data.shards={data.shards}: no finished shards there, and nothing to write them from: "
             f"give data.root=FOLDER of {data.source}, or the folder of finished shards"
@@ -159,13 +173,7 @@ def write_missing_shards(data: DataConfig) -> None:
 
 
 def _has_shards(data: DataConfig) -> bool:
-    return (Path(data.shards) / "manifest.json").is_file()
-
-
-def _count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # those that this process may use; not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return (data.shards / MANIFEST).is_file()
 
 
 def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:
@@ -179,4 +187,4 @@ def _interrupt(*_: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run_program(main, __doc__ or "", SubmitConfig))
+    sys.exit(run_program(main, __doc__ or "", SubmitConfig, CELL_KEYS))

@@ -1,5 +1,6 @@
 """Checkpoints that are complete or absent: written beside, synced, renamed, with their sha256."""
 
+import io
 import json
 import os
 import shutil
@@ -9,28 +10,30 @@ from typing import Any
 import torch
 
 from maskrestore.files import file_sha256, sync_folder, write_atomically
-from maskrestore.settings import UserError
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 
 
-def save(folder: Path, num_images: int, state: dict[str, Any], frozen: dict[str, str]) -> Path:
+def save(folder: Path, num_images: int, state: dict[str, Any]) -> Path:
     """Write folder/NUM_IMAGES holding `state` (tensors and plain values) and return its path.
 
-    frozen: {name: sha256} of the networks that are not saved; `load` compares them.
+    Raises OSError if it cannot be written, leaving what was there.
     """
     final = folder / f"{num_images:09d}"
     beside = folder / f".{final.name}.partial"
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    with open(beside / STATE, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    facts = {"num_images": num_images, "sha256": file_sha256(beside / STATE), "frozen": frozen}
-    write_atomically(beside / MANIFEST, json.dumps(facts, indent=1).encode())
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(beside, final)
+    # To memory first: torch turns the OSError of a full disk into a RuntimeError about its own zip.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        beside.mkdir(parents=True)
+        write_atomically(beside / STATE, buffer.getbuffer())
+        facts = {"num_images": num_images, "sha256": file_sha256(beside / STATE)}
+        write_atomically(beside / MANIFEST, json.dumps(facts, indent=1).encode())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(beside, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     sync_folder(folder)
     return final
 
@@ -42,24 +45,13 @@ def latest(folder: Path) -> Path | None:
             facts = json.loads((path / MANIFEST).read_text())
             if file_sha256(path / STATE) == facts["sha256"]:
                 return path
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
 
-def load(path: Path, frozen: dict[str, str]) -> dict[str, Any]:
-    """The state that `save` was given, on the CPU.
-
-    Raises UserError if a network that is not saved has changed since.
-    """
-    saved = json.loads((path / MANIFEST).read_text())["frozen"]
-    changed = [name for name in frozen if saved.get(name) != frozen[name]]
-    if changed:
-        raise UserError(
-            f"cannot resume from {path}: another {', '.join(changed)} was used until then "
-            f"(sha256 {saved.get(changed[0], 'none')[:12]}, now {frozen[changed[0]][:12]}); "
-            "give the old file again, or start in another run folder"
-        )
+def load(path: Path) -> dict[str, Any]:
+    """The state that `save` was given, on the CPU."""
     return dict(torch.load(path / STATE, map_location="cpu", weights_only=True))
 
 

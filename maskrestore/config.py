@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from maskrestore.settings import Section, flatten, parse
+from maskrestore.settings import ConfigError, Section, flatten, parse, read_yaml, validate
 
 Task = Literal["synthesis", "densify", "super_resolution"]
 Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
@@ -55,6 +55,9 @@ Names = Annotated[
     Field(min_length=1),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(_split_at_commas)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SourceConfig(Section):
@@ -73,7 +76,7 @@ class SourceConfig(Section):
     """Scenes drawn for train (streetscenes only)."""
     num_val: PositiveInt = 64
     """Scenes drawn for val (streetscenes only)."""
-    source_seed: NonNegativeInt = 0
+    source_seed: Seed = 0
     """Seed of the drawn scenes and of simulated coarse masks."""
 
     @property
@@ -171,7 +174,7 @@ class TrainingConfig(Section):
     """Images per optimizer step, over all processes together."""
     learning_rate: PositiveFloat = 1e-3
     """Adam learning rate of the mask generator."""
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     """Adam betas of the mask generator (task=synthesis always uses SPADE's 0, 0.9)."""
     decay_start: Fraction = 0.5
     """Fraction 0..1 of the run after which learning rates fall linearly to 0."""
@@ -223,7 +226,7 @@ class RunConfig(Section):
     realign (undo the corner shift; super_resolution)."""
     run: Path = Path("runs/run")
     """Folder of this run; the same command again resumes it."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of weights, sample order and augmentation."""
     data: DataConfig = DataConfig()
     degrade: DegradeConfig = DegradeConfig()
@@ -245,12 +248,21 @@ class RunConfig(Section):
             )
         if self.task != needed:
             raise ValueError(f"baseline={self.baseline} is for task={needed}, not task={self.task}")
+        if self.task != "synthesis" and self.trains and not self.terms:
+            raise ValueError(
+                f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
+            )
         return self
 
     @property
     def trains(self) -> bool:
         """Whether this run trains anything; loss=none only evaluates."""
         return self.loss != "none"
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether this run trains an image generator, rather than use one."""
+        return self.task == "synthesis" and self.trains
 
     @property
     def total_images(self) -> int:
@@ -273,6 +285,17 @@ def load_config(arguments: Sequence[str]) -> RunConfig:
     return parse(RunConfig, arguments)
 
 
+def read_run_config(path: Path) -> RunConfig:
+    """The settings that a run folder was started with; ConfigError names the file."""
+    try:
+        return validate(RunConfig, read_yaml(path))
+    except ConfigError as error:
+        text = str(error) if str(path) in str(error) else f"{path}:\n{error}"
+        raise ConfigError(
+            f"{text}\nit was written by another version, or changed by hand"
+        ) from None
+
+
 HARMLESS = (
     "run",
     "data.shards",
@@ -285,13 +308,14 @@ HARMLESS = (
     "training.checkpoint_images",
     "training.evaluate_images",
     "training.keep_checkpoints",
+    "evaluation.batch_size",
     "evaluation.inception_weights",
     "evaluation.num_pictures",
     "distributed.device",
     "distributed.cpu_threads",
 )
 """Settings that say where things are, or how often and on what a run works, not what it computes.
-Files are compared by content (checkpoint.py), so that a moved data set does not stop a resume."""
+Files are compared by content (run_folder.py), so that a moved data set does not stop a resume."""
 
 
 def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:

@@ -6,7 +6,6 @@ processes and threads, a resumed run needs no loader state, and each val sample 
 """
 
 import hashlib
-import json
 import os
 import threading
 from collections import deque
@@ -23,10 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrestore.config import DataConfig, RunConfig
+from maskrestore.manifest import read_manifest
 from maskrestore.sample import Sample, decode
 from maskrestore.settings import UserError
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -106,26 +104,6 @@ class ShardFolder:
             if number not in self._files:
                 self._files[number] = open_checked(self.folder, self._shards[number])
             return self._files[number]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shard folder; UserError if it is missing (unfinished) or not readable."""
-    path = folder / "manifest.json"
-    if not folder.is_dir():
-        raise UserError(f"no shards at {folder}; write them with `python shards/write.py`")
-    if not path.is_file():
-        raise UserError(
-            f"{folder} has no manifest.json, so it is unfinished: run the same "
-            "`python shards/write.py` command again to complete it"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a shard manifest: {error!r}") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}")
-    return dict(manifest)
 
 
 def open_checked(folder: Path, shard: dict[str, Any]) -> int:

@@ -5,18 +5,23 @@ split twice), nor do the frozen networks (DDP refuses a module without trainable
 """
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator as Accelerator
 from accelerate import InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrestore.config import RunConfig
-from maskrestore.settings import ConfigError
+from maskrestore.settings import ConfigError, UserError
+
+Result = TypeVar("Result")
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
+def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     """The processes of this run as they were started (plain python, accelerate launch, torchrun).
 
     Raises ConfigError if the device is not there, the batch cannot be shared evenly, or fewer
@@ -29,7 +34,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             "distributed.device=cuda: torch sees no GPU; write distributed.device=cpu"
         )
     use_cpu = wanted == "cpu" or not torch.cuda.is_available()
-    if config.training.batch_size % asked:
+    if for_training and config.training.batch_size % asked:
         raise ConfigError(
             f"training.batch_size={config.training.batch_size} cannot be shared evenly by {asked} "
             "processes: write a multiple of that number"
@@ -60,6 +65,25 @@ def prepare(
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     prepared: tuple[nn.Module, Optimizer] = accelerator.prepare(network, optimizer)
     return prepared
+
+
+def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
+    """The result of `action` on the main process, None on the others.
+
+    If it ends in a user's mistake there, all processes end: none is left waiting for it.
+    """
+    result, mistake = None, None
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except (ConfigError, UserError, OSError) as error:
+            mistake = error
+    [failed] = broadcast_object_list([mistake is not None])
+    if mistake is not None:
+        raise mistake
+    if failed:
+        raise SystemExit(2)
+    return result
 
 
 def mean_over_ranks(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskrestore.config import RunConfig
-from maskrestore.data import Batch, open_split, read_manifest, val_batches
+from maskrestore.data import Batch, open_split, val_batches
 from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
-from maskrestore.distributed import make_accelerator
-from maskrestore.files import file_sha256, write_atomically
+from maskrestore.distributed import make_accelerator, on_main_process
+from maskrestore.files import file_sha256, lock, write_atomically
 from maskrestore.labels import NUM_CLASSES
+from maskrestore.manifest import read_manifest
 from maskrestore.metrics import DISTANCE_NAMES, ImageDistances, SegmentationMetrics
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.mask_generator import MaskGenerator
@@ -194,18 +195,13 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
     Returns what `evaluate` does; `write` also replaces the run's result.json and pictures. Raises
     ConfigError or UserError for everything that the user can mend.
     """
-    result = config.run / "result.json"
-    if not result.is_file():
-        raise UserError(
-            f"run={config.run} has no result.json: finish it by the same `python train.py` command "
-            "that started it, which ends with an evaluation"
-        )
-    num_images = json.loads(result.read_text())["num_images"]
-    accelerator = make_accelerator(config)
+    num_images = read_result(config.run)["num_images"]
+    accelerator = make_accelerator(config, for_training=False)
+    held = on_main_process(accelerator, lambda: lock(config.run) if write else None)
     device, is_main = accelerator.device, accelerator.is_main_process
     mask_generator = None
-    image_generator, _ = load_frozen_generator(config, device)
-    if config.trains and config.task == "synthesis":
+    image_generator = load_frozen_generator(config, device)
+    if config.trains_generator:
         image_generator = _frozen_generator(config, config.run / "generator.pth", device)
     elif config.trains:
         mask_generator = load_mask_generator(config).to(device)
@@ -221,8 +217,36 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
     if is_main and write:
         write_result(config, metrics, num_images, config.run)
     accelerator.wait_for_everyone()
+    if held is not None:
+        held.close()
     accelerator.end_training()
     return metrics
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """result.json of a finished run; UserError if there is none, or none of ours."""
+    path = run / "result.json"
+    if not path.is_file():
+        raise UserError(
+            f"run={run} has no result.json: finish it by the same `python train.py` command "
+            "that started it, which ends with an evaluation"
+        )
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        _ = result["num_images"] + 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a result: {error!r}; delete it and train again") from error
+    return dict(result)
+
+
+def check_ready(config: RunConfig, with_images: bool) -> None:
+    """Find out before training, not after it, that the evaluation could not work.
+
+    Raises UserError if there is no val split, or no weights for the image distances.
+    """
+    open_split(config.data, "val").close()
+    if with_images:
+        ImageDistances(config.evaluation.features, config.evaluation.inception_weights)
 
 
 def load_mask_generator(config: RunConfig) -> MaskGenerator:
@@ -233,17 +257,15 @@ def load_mask_generator(config: RunConfig) -> MaskGenerator:
     return network
 
 
-def load_frozen_generator(
-    config: RunConfig, device: torch.device
-) -> tuple[FrozenGenerator | None, dict[str, str]]:
-    """The image generator of generator.path, frozen, and {"generator": sha256 of its file}.
+def load_frozen_generator(config: RunConfig, device: torch.device) -> FrozenGenerator | None:
+    """The image generator of generator.path, frozen.
 
-    None and {} for a run that trains the image generator itself or that works without one. Raises
+    None for a run that trains the image generator itself or that works without one. Raises
     ConfigError if the run cannot work without one, UserError if the file is no fitting generator.
     """
     path = config.generator.path
-    if config.task == "synthesis" and config.trains:
-        return None, {}
+    if config.trains_generator:
+        return None
     if path is None:
         if config.task == "synthesis" or {"perceptual", "l1"} & set(config.terms):
             raise ConfigError(
@@ -251,14 +273,15 @@ def load_frozen_generator(
                 "generator.path=FILE (the official latest_net_G.pth, or generator.pth of a run "
                 "with task=synthesis)"
             )
-        return None, {}
-    return _frozen_generator(config, path, device), {"generator": file_sha256(path)}
+        return None
+    return _frozen_generator(config, path, device)
 
 
 def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> FrozenGenerator:
     generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
     # channels_last: a quarter less time for forward and input gradient, measured on two cores.
-    return FrozenGenerator(generator).to(device, memory_format=torch.channels_last)
+    frozen: FrozenGenerator = FrozenGenerator(generator).to(device)
+    return frozen.to(memory_format=torch.channels_last)
 
 
 def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, folder: Path) -> None:
@@ -273,7 +296,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     manifest = read_manifest(config.data.shards)
     height, width = config.data.height_width
     synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
-    own = config.run / "generator.pth" if synthesis and config.trains else config.generator.path
+    own = config.run / "generator.pth" if config.trains_generator else config.generator.path
     result = {
         "task": config.task,
         "loss": config.loss,

@@ -1,8 +1,15 @@
-"""Files that are whole or absent, and their sha256."""
+"""Files that are whole or absent, their sha256, and the lock on a run folder."""
 
+import fcntl
 import hashlib
 import os
+import time
 from pathlib import Path
+from typing import TextIO
+
+from maskrestore.settings import UserError
+
+LOCK = "lock"
 
 
 def file_sha256(path: Path) -> str:
@@ -11,7 +18,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace a file by `content`, whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     try:
@@ -32,3 +39,32 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(run: Path) -> TextIO:
+    """Hold the run folder until the returned file is closed or the process ends, however it ends.
+
+    Raises UserError if another process holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file = open(run / LOCK, "a")  # noqa: SIM115 - the caller closes it
+    for pause in (0.1, 0.3, 0):  # `is_locked`, asked by a report, holds it for a moment
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            time.sleep(pause)
+    file.close()
+    raise UserError(f"{run}: another process is at work on this run")
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process is at work on the run."""
+    try:
+        with open(run / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

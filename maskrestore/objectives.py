@@ -84,7 +84,7 @@ class Restoration:
 class Synthesis:
     """Trains an image generator as SPADE does: hinge GAN, feature matching, perceptual loss."""
 
-    def __init__(self, config: RunConfig, perceptual_loss: PerceptualLoss) -> None:
+    def __init__(self, config: RunConfig, perceptual_loss: PerceptualLoss | None) -> None:
         self.config = config
         self.perceptual_loss = perceptual_loss
         shape = config.generator
@@ -127,11 +127,11 @@ class Synthesis:
         self._synthesized = synthesized.detach()
         discriminator = self._bare_discriminator.requires_grad_(False)
         fake, real = _discriminate(discriminator, segmap, synthesized, real_image)
-        losses = {
-            "gan": hinge_generator_loss(fake),
-            "feature_matching": feature_matching_loss(fake, real),
-            "perceptual": self.perceptual_loss(synthesized, real_image),
-        }
+        losses = {"gan": hinge_generator_loss(fake)}
+        if self.config.weights.feature_matching > 0:
+            losses["feature_matching"] = feature_matching_loss(fake, real)
+        if self.perceptual_loss is not None:
+            losses["perceptual"] = self.perceptual_loss(synthesized, real_image)
         discriminator.requires_grad_(True)
         return losses
 

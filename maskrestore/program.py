@@ -2,23 +2,27 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from maskrestore.settings import ConfigError, Section, UserError, describe
 
 
 def run_program(
-    main: Callable[[Sequence[str]], int | None], usage: str, schema: type[Section]
+    main: Callable[[Sequence[str]], int | None],
+    usage: str,
+    schema: type[Section],
+    hidden: Collection[str] = (),
 ) -> int:
     """Exit status of `main(words of the command line)`.
 
-    --help prints usage and schema. ConfigError, UserError and failures of the file system (a full
-    disk, a folder without permission) become one message on stderr and status 2; Ctrl-C is 130.
+    --help prints usage and schema, less the `hidden` settings. ConfigError, UserError and failures
+    of the file system (a full disk, a folder without permission) become one message on stderr and
+    status 2; Ctrl-C is 130.
     """
     words = sys.argv[1:]
     if {"-h", "--help", "help"} & set(words):
         print(f"{usage.strip()}\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
-        print(describe(schema))
+        print(describe(schema, hidden=hidden))
         return 0
     try:
         return main(words) or 0
@@ -36,3 +40,10 @@ def run_program(
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from the last save", file=sys.stderr)
         return 130
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,40 +1,95 @@
-"""The run folder: the settings it was started with, its log, its lock on what changes a result."""
+"""The run folder: what the run was started with, and its log."""
 
 import json
 import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 from torch import Tensor
 from tqdm import tqdm
 
-from maskrestore.config import RunConfig, differing_keys
-from maskrestore.files import write_atomically
-from maskrestore.settings import ConfigError, UserError, parse, to_yaml
+from maskrestore.config import RunConfig, differing_keys, read_run_config
+from maskrestore.files import file_sha256, lock, write_atomically
+from maskrestore.manifest import data_sha256, read_manifest
+from maskrestore.settings import ConfigError, UserError, to_yaml
+
+INPUTS = "inputs.json"
 
 
-def claim(config: RunConfig) -> None:
-    """Make the run folder and write config.yaml, before anything is computed.
+def claim(config: RunConfig) -> TextIO:
+    """Make the run folder and lock it; the run holds it until the returned file is closed.
 
     Raises ConfigError, naming the keys, if the folder was started with settings that would give
-    another result.
+    another result; UserError if it was started with other data or weights, or if another process is
+    at work on it.
     """
-    path = config.run / "config.yaml"
     try:
-        config.run.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            different = differing_keys(parse(RunConfig, [f"config={path}"]), config)
-            if different:
-                raise ConfigError(
-                    f"{config.run} was started with other settings:\n  "
-                    + "\n  ".join(different)
-                    + "\ngive those again to resume it, or another folder as run=DIR"
-                )
-        write_atomically(path, to_yaml(config).encode())
+        held = lock(config.run)
     except OSError as error:
         raise UserError(f"run={config.run} cannot be written: {error.strerror}") from error
+    try:
+        _check_same(config)
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def record(config: RunConfig) -> None:
+    """Write down what the run is about to be computed from: config.yaml and inputs.json.
+
+    Only now, so that a run that could not start leaves a folder which refuses nothing.
+    """
+    write_atomically(config.run / "config.yaml", to_yaml(config).encode())
+    write_atomically(config.run / INPUTS, json.dumps(inputs(config), indent=1).encode())
+
+
+def _check_same(config: RunConfig) -> None:
+    path = config.run / "config.yaml"
+    remedy = "give those again to resume it, or another folder as run=DIR"
+    if path.exists():
+        different = "\n  ".join(differing_keys(read_run_config(path), config))
+        if different:
+            raise ConfigError(
+                f"{config.run} was started with other settings:\n  {different}\n{remedy}"
+            )
+    changed = "\n  ".join(changed_inputs(config))
+    if changed:
+        raise UserError(f"{config.run} was started with other files:\n  {changed}\n{remedy}")
+
+
+def inputs(config: RunConfig) -> dict[str, str]:
+    """sha256 of the files that the result depends on: data, image generator, VGG19's weights."""
+    found = {"data": data_sha256(read_manifest(config.data.shards))}
+    files = {
+        "generator.path": None if config.trains_generator else config.generator.path,
+        "perceptual.weights": config.perceptual.weights,
+    }
+    for name, path in files.items():
+        if path is not None and not path.is_file():
+            raise UserError(f"{name}={path}: there is no such file")
+        if path is not None:
+            found[name] = file_sha256(path)
+    return found
+
+
+def changed_inputs(config: RunConfig) -> list[str]:
+    """What the run was started with and what the settings name now, where they differ."""
+    path = config.run / INPUTS
+    if not path.exists():
+        return []
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}; start in another folder") from error
+    now = inputs(config)
+    return [
+        f"{name}: sha256 {str(before.get(name))[:12]} -> {str(now.get(name))[:12]}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
 
 
 class RunLog:
@@ -43,9 +98,12 @@ class RunLog:
     Loss terms are summed on the device and read once per report: no step waits for the device.
     """
 
-    def __init__(self, path: Path, num_images: int, total_images: int, is_main: bool) -> None:
+    def __init__(
+        self, path: Path, num_images: int, total_images: int, is_main: bool, num_processes: int
+    ) -> None:
         self._path = path
-        self._num_images = num_images
+        self._num_processes = num_processes
+        self._num_images = self._start = num_images
         self._total_images = total_images
         self._is_main = is_main
         self._last = {"evaluation": num_images, "checkpoint": num_images, "log": num_images}
@@ -62,6 +120,11 @@ class RunLog:
         )
         if is_main:
             self._forget_after(num_images)
+
+    @property
+    def num_trained_images(self) -> int:
+        """Images seen since this process started or resumed the run."""
+        return self._num_images - self._start
 
     def due(self, what: str, every: int) -> bool:
         """Whether a multiple of `every` images was passed since the last time."""
@@ -99,6 +162,7 @@ class RunLog:
                 "losses": losses,
                 "learning_rate_factor": learning_rate_factor,
                 "images_per_second": speed,
+                "num_processes": self._num_processes,
             }
         )
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -115,8 +179,10 @@ class RunLog:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def close(self) -> None:
-        """Finish the progress bar."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def _forget_after(self, num_images: int) -> None:

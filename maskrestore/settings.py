@@ -1,7 +1,8 @@
 """Settings as words `key=value` and YAML: checks that report every mistake with its remedy."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -55,7 +56,7 @@ def read_words(schema: type[Section], arguments: Sequence[str]) -> tuple[dict[st
         key, equals, value = word.partition("=")
         if equals and key and key != "config":
             try:
-                values = merge(values, nest(key, _scalar(value)))
+                values = merge(values, nest(key, _value(schema, key, value)))
             except ConfigError as error:
                 mistakes.append(str(error))
     return values, mistakes
@@ -132,10 +133,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def describe(schema: type[Section], prefix: str = "") -> str:
-    """The schema as the text of --help: dotted key, type, default, meaning with its unit."""
+def describe(schema: type[Section], prefix: str = "", hidden: Collection[str] = ()) -> str:
+    """The schema as the text of --help: dotted key, type, default, meaning with its unit.
+
+    hidden: names at the top that are left out."""
     lines: list[str] = []
     for name, field in schema.model_fields.items():
+        if name in hidden:
+            continue
         default = field.default
         if isinstance(default, Section):
             heading = " ".join((type(default).__doc__ or "").split())
@@ -159,9 +164,20 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _scalar(text: str) -> Any:
+def _value(schema: type[Section], key: str, text: str) -> Any:
+    """A word's value as YAML reads it, but paths as they stand, and 1e6 as a number."""
+    if not text:
+        raise ConfigError(f"{key}=: write a value behind it")
+    field: Any = None
+    for name in key.split("."):
+        field = schema.model_fields.get(name)
+        schema = type(field.default) if field and isinstance(field.default, Section) else Section
+    if field and Path in (field.annotation, *get_args(field.annotation)):
+        return None if text in ("none", "null") else text
+    if re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", text, re.IGNORECASE):
+        return float(text)
     try:
-        return yaml.safe_load(text) if text else ""
+        return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
 

@@ -22,6 +22,7 @@ from shards.source import (
     Item,
     Source,
     all_problems,
+    bit_depth,
     read_ids,
     read_image,
     resize_ids,
@@ -93,6 +94,9 @@ def _check(item: Item) -> list[str]:
     image_path, mask_path = item.files
     try:
         size = read_image(image_path).size
+        depth = bit_depth(image_path)
+        if depth > 8:
+            problems.append(f"{image_path}: must have 8 bits per channel, got {depth} bits")
     except UserError as error:
         problems.append(str(error))
     try:

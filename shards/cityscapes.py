@@ -26,6 +26,7 @@ from shards.source import (
     Item,
     Source,
     all_problems,
+    bit_depth,
     read_ids,
     read_image,
     resize_ids,
@@ -139,8 +140,11 @@ def _check(item: Item) -> _Check:
         image = read_image(image_path)
         size = image.size
         blank = blank or _is_blank(image.getextrema())
-        if image.mode != "RGB" and not blank:
-            problems.append(f"{image_path}: must be RGB of 8 bits, got mode {image.mode}")
+        depth = bit_depth(image_path)
+        if (image.mode != "RGB" or depth != 8) and not blank:
+            problems.append(
+                f"{image_path}: must be RGB of 8 bits, got mode {image.mode} of {depth} bits"
+            )
     except UserError as error:
         problems.append(str(error))
     for path in mask_paths:

@@ -19,12 +19,11 @@ import numpy as np
 
 from maskrestore.files import file_sha256, write_atomically
 from maskrestore.labels import NUM_CLASSES
+from maskrestore.manifest import MANIFEST, SCHEMA_VERSION
 from maskrestore.sample import Sample, encode
 from maskrestore.settings import UserError
 from shards.source import Item, Source
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 RECORDS = ".records"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -49,6 +49,16 @@ def read_image(path: Path) -> Image.Image:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
+def bit_depth(path: Path) -> int:
+    """Bits per channel as the header of a PNG says; 8 for other files.
+
+    PIL does not tell: it opens 16 bit RGB as RGB of 8, and scales grey of 4 bits up to 8.
+    """
+    with open(path, "rb") as file:
+        header = file.read(25)  # the signature, then IHDR: length, name, width, height, depth
+    return header[24] if header.startswith(b"\x89PNG") else 8
+
+
 def read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
     """The ids [H,W] of a one-channel PNG of 8 or 16 bits; UserError names one of another kind.
 
@@ -56,8 +66,12 @@ def read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
     """
     image = read_image(path)
     bits = 8 * np.dtype(dtype).itemsize
-    if image.mode not in (("L", "P") if bits == 8 else ("I;16", "I")):
-        raise UserError(f"{path}: must hold one channel of {bits} bits, got mode {image.mode}")
+    depth = bit_depth(path)
+    known = image.mode in (("L", "P") if bits == 8 else ("I;16", "I"))
+    if not known or (image.mode != "P" and depth != bits):
+        raise UserError(
+            f"{path}: must hold one channel of {bits} bits, got mode {image.mode} of {depth} bits"
+        )
     return np.asarray(image).astype(dtype)
 
 

@@ -5,7 +5,6 @@ other. Exit status 0 if all is sound, 2 if not.
 """
 
 import hashlib
-import json
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -17,20 +16,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from maskrestore.labels import NUM_CLASSES
+from maskrestore.manifest import read_manifest
 from maskrestore.sample import MEMBERS, Sample, decode
 from maskrestore.settings import UserError
 from shards.source import unknown_ids
 
 USAGE = "usage: python shards/verify.py DIR"
-MANIFEST_KEYS = {
-    "schema_version": int, "source": str, "height": int, "width": int, "num_classes": int,
-    "coarse": str, "notes": list, "settings": dict, "splits": dict,
-}  # fmt: skip
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
     """(problems, one summary line per split). Raises UserError without a readable manifest."""
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     problems, summaries = [], []
     listed = set()
     for split, content in manifest["splits"].items():
@@ -84,35 +80,6 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     print("sound")
     return 0
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, with every key and type that the checks below rely on."""
-    path = folder / "manifest.json"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder")
-    if not path.exists():
-        raise UserError(
-            f"{folder}: has no manifest.json, so it is unfinished; run shards/write.py again"
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key, kind in MANIFEST_KEYS.items() if type(manifest[key]) is not kind]
-        for split in manifest["splits"].values():
-            _ = split["num_samples"], split["class_pixels"]
-            for shard in split["shards"]:
-                _ = shard["name"], shard["num_samples"], shard["num_bytes"], shard["sha256"]
-                _ = [(sample["key"], dict(sample["members"])) for sample in shard["samples"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is not a whole manifest: {error!r}") from error
-    if wrong:
-        raise UserError(f"{path}: wrong type of {', '.join(wrong)}")
-    if manifest["schema_version"] != 1 or manifest["num_classes"] != NUM_CLASSES:
-        raise UserError(
-            f"{path}: schema_version {manifest['schema_version']} with {manifest['num_classes']} "
-            f"classes, expected 1 with {NUM_CLASSES}"
-        )
-    return dict(manifest)
 
 
 def _shard(

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from maskrestore.program import count_cores
 from maskrestore.settings import UserError
 
 Work = TypeVar("Work")
@@ -31,7 +32,7 @@ def run_all(
     raised here, as is KeyboardInterrupt; no process outlives this one. Raises UserError if a
     process dies.
     """
-    processes = min(workers or len(os.sched_getaffinity(0)), len(pieces))
+    processes = min(workers or count_cores(), len(pieces))
     with tqdm(total=sum(sizes), desc=title, unit=unit) as bar:
         if processes <= 1:
             results = []

@@ -6,7 +6,6 @@ python shards/write.py source=streetscenes num_train=512 num_val=64 out=data/str
 The same input gives the same bytes, whatever the number of workers; manifest.json comes last.
 """
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,10 +15,11 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 
 from maskrestore.config import SourceConfig, SourceName
+from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError, parse
 from shards import camvid, cityscapes, streetscenes
-from shards.manifest import MANIFEST, NO_SPACE, RECORDS, plan, write_manifest, write_shard
+from shards.manifest import NO_SPACE, RECORDS, plan, write_manifest, write_shard
 from shards.source import Source
 from shards.workers import run_all
 
@@ -50,7 +50,7 @@ def write_shards(config: WriteConfig) -> Path:
     settings = _settings(config)
     path = config.out / MANIFEST
     if path.exists():
-        _check_same(path, settings)
+        _check_same(config.out, settings)
         print(f"{path}: already finished with these settings, nothing to do")
         return path
     source = SOURCES[config.source](config, config.workers)
@@ -92,13 +92,11 @@ def _settings(config: WriteConfig) -> dict[str, Any]:
     return settings
 
 
-def _check_same(path: Path, settings: dict[str, Any]) -> None:
+def _check_same(out: Path, settings: dict[str, Any]) -> None:
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: is no manifest of ours ({error}); delete it or choose another out="
-        ) from error
+        written = read_manifest(out)["settings"]
+    except UserError as error:
+        raise UserError(f"{error}; delete it or choose another out=") from error
     names = sorted(written.keys() | settings.keys())
     differing = [
         f"  {name}: {written.get(name)} there, {settings.get(name)} now"
@@ -108,7 +106,7 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
     if differing:
         lines = "\n".join(differing)
         raise ConfigError(
-            f"{path} was written with other settings:\n{lines}\n"
+            f"{out / MANIFEST} was written with other settings:\n{lines}\n"
             "choose another out=, or delete that folder"
         )
 

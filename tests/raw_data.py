@@ -1,6 +1,8 @@
 """Tiny data sets in the official layouts, drawn: the fixtures of the shard tests."""
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ def run_write(*words: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["write.py", *words])
         return run_program(main, "", WriteConfig)
+
+
+def deep_png(depth: int, color_type: int, samples: np.ndarray) -> bytes:
+    """A PNG of `depth` bits per channel, which PIL cannot write. samples: [H,W] grey (color_type 0)
+    or [H,W,3] RGB (2), of 16 bits, or of 4 with an even width."""
+    height, width = samples.shape[:2]
+    flat = samples.reshape(height, -1)
+    if depth == 16:
+        rows = flat.astype(">u2").view(np.uint8)
+    else:
+        rows = (flat[:, ::2] << 4 | flat[:, 1::2]).astype(np.uint8)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
+    content = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # filter 0 before each row
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", content), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + name + data
+        png += struct.pack(">I", zlib.crc32(name + data))
+    return png
 
 
 def cityscapes(root: Path, counts: dict[str, int], coarse: bool = True) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import camvid
+from raw_data import camvid, deep_png
 
 from maskrestore.labels import LABEL_ID
 from maskrestore.sample import Sample, decode, encode_member
@@ -70,3 +70,12 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path) -> None:
     assert "train/clip0_0003.jpg: has no annotation" in str(error.value)
     assert "valannot/alone.png: has no picture" in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_16_bits_are_named(tmp_path: Path) -> None:
+    camvid(tmp_path / "raw", {"train": 1, "val": 1})
+    (tmp_path / "raw/val/clip1_0000.jpg").unlink()
+    picture = tmp_path / "raw/val/clip1_0000.png"
+    picture.write_bytes(deep_png(16, 2, np.arange(48 * 96 * 3).reshape(48, 96, 3)))
+    with pytest.raises(UserError, match=r"clip1_0000\.png: .*16 bits"):
+        write(tmp_path / "raw", tmp_path / "out")

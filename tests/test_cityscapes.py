@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import HEIGHT, WIDTH, cityscapes, run_write
+from raw_data import HEIGHT, WIDTH, cityscapes, deep_png, run_write
 
 from maskrestore.sample import decode, decode_member, encode_member
 from maskrestore.settings import ConfigError, UserError, parse
@@ -124,6 +124,23 @@ def test_every_bad_file_is_named_at_once_and_nothing_written(
         assert any(str(path) in line and value in line for line in lines), (path, lines)
     assert not any(keys[7] in line for line in lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_bit_depths_that_pil_hides_are_named(tmp_path: Path) -> None:
+    """PIL opens 16 bit RGB as RGB of 8, and grey of 4 bits as ids times 17."""
+    keys = cityscapes(tmp_path / "raw", {"train": 3})
+    folder = tmp_path / "raw/{}/train/trainstadt"
+    picture = Path(str(folder).format("leftImg8bit")) / f"{keys[0]}_leftImg8bit.png"
+    colors = np.arange(HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3)
+    picture.write_bytes(deep_png(16, 2, colors))
+    mask = Path(str(folder).format("gtFine")) / f"{keys[1]}_gtFine_labelIds.png"
+    mask.write_bytes(deep_png(4, 0, np.full((HEIGHT, WIDTH), 1)))
+    with pytest.raises(UserError) as error:
+        write_shards(config(tmp_path / "raw", tmp_path / "out", "splits=train"))
+    _, *lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    assert any(str(picture) in line and "16 bits" in line for line in lines)
+    assert any(str(mask) in line and "4 bits" in line for line in lines)
 
 
 def draw_small() -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrestore.config import HARMLESS, RunConfig, differing_keys, load_config
+from maskrestore.config import HARMLESS, RunConfig, differing_keys, load_config, read_run_config
 from maskrestore.settings import CONFIGS, ConfigError, flatten, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +56,38 @@ def test_settings_that_contradict_each_other_are_refused_with_both_values() -> N
     assert "baseline=realign is for task=super_resolution, not task=densify" in mistakes(
         "baseline=realign", "loss=none", "task=densify"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["loss=ce", "weights.ce=0"], "loss=ce with weights of 0 trains nothing"),
+        (["training.betas=0.9,2"], "training.betas.1: input should be less than 1, got"),
+        (["seed=99999999999999999999"], "seed: input should be less than 9223372036854775808"),
+        (["run="], "run=: write a value behind it"),
+    ],
+)
+def test_settings_that_could_not_work_are_refused(words: list[str], expected: str) -> None:
+    assert expected in mistakes(*words)
+
+
+def test_words_mean_what_they_say() -> None:
+    """YAML would read these as a number, a boolean, a date, a comment and a mapping."""
+    for name in ("42", "no", "2024-01-01", "runs/x #1", "a: b"):
+        assert load_config([f"run={name}"]).run == Path(name)
+    config = load_config(["training.num_images=1e6", "training.betas=0.5,0.9"])
+    assert config.training.num_images == 1_000_000
+    assert config.training.betas == (0.5, 0.9)
+    assert load_config(["generator.path=none"]).generator.path is None
+
+
+def test_a_run_folder_of_another_version_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("mask_generator: {depth: 3}")
+    with pytest.raises(ConfigError, match="another version") as caught:
+        read_run_config(path)
+    assert str(path) in str(caught.value)
+    assert "mask_generator.depth" in str(caught.value)
 
 
 def test_an_unknown_config_lists_the_known_ones_and_a_broken_one_names_its_line(

@@ -30,6 +30,7 @@ from maskrestore.metrics import ImageDistances
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import save_spade_generator, save_weights
 from maskrestore.models.spade import SPADEGenerator
+from maskrestore.run_folder import inputs
 from maskrestore.segmap import generator_input, one_hot, to_uint8
 from maskrestore.settings import ConfigError, UserError, parse, to_yaml
 from shards.write import WriteConfig, write_shards
@@ -209,7 +210,7 @@ def test_a_loss_on_images_needs_an_image_generator() -> None:
         load_frozen_generator(config_of("task=densify", "loss=ce_l1"), CPU)
     with pytest.raises(ConfigError, match=r"task=synthesis .*generator\.path=FILE"):
         load_frozen_generator(config_of("task=synthesis", "loss=none"), CPU)
-    assert load_frozen_generator(config_of("task=densify", "loss=ce"), CPU) == (None, {})
+    assert load_frozen_generator(config_of("task=densify", "loss=ce"), CPU) is None
 
 
 def test_a_mask_generator_of_other_sizes_is_named(tmp_path: Path) -> None:
@@ -340,3 +341,34 @@ def test_an_unfinished_run_is_named(finished_run: RunConfig) -> None:
     (finished_run.run / "result.json").unlink()
     with pytest.raises(UserError, match=r"no result\.json: finish it"):
         evaluate_run(finished_run)
+
+
+def test_a_damaged_result_is_named(finished_run: RunConfig) -> None:
+    for content in ("{", "[]", '{"num_images": "many"}'):
+        (finished_run.run / "result.json").write_text(content)
+        with pytest.raises(UserError, match=r"result\.json is not a result"):
+            evaluate_run(finished_run)
+
+
+@pytest.mark.slow
+def test_the_program_is_exact_on_ranks_that_do_not_divide_the_training_batch(
+    finished_run: RunConfig,
+) -> None:
+    """And another generator's figures do not replace the run's."""
+    one = evaluate_run(finished_run)
+    run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3")
+    command = [*run, str(ROOT / "evaluate.py"), f"run={finished_run.run}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    three = json.loads((finished_run.run / "result.json").read_text())["metrics"]
+    assert three["num_samples"] == 3
+    for name in ("accu", "miou19", "miou_all"):
+        assert three[name] == one[name]
+    assert three["fd_lite0"] == pytest.approx(one["fd_lite0"], rel=1e-3)
+
+    train_inputs = finished_run.run / "inputs.json"
+    train_inputs.write_text(json.dumps({**inputs(finished_run), "generator.path": "0" * 64}))
+    before = (finished_run.run / "result.json").read_bytes()
+    done = evaluate_program(f"run={finished_run.run}")
+    assert "generator.path: sha256 000000000000" in done.stdout
+    assert (finished_run.run / "result.json").read_bytes() == before

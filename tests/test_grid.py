@@ -131,5 +131,48 @@ def test_wrong_cells_are_named_with_their_keys(config: str, tmp_path: Path) -> N
     assert lines[1].startswith("mine.yaml: cell second: training.batch_sise: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("rows: {}\n", ["rows"]),
+        ("rows: {empty: null, good: {task: densify}}\n", ["empty"]),
+        ("rows: {bad: {task: densify, data: 3}, good: {task: densify}}\n", ["cell bad: data=3"]),
+        ("rows: {bad: {task: densify, generator: 3}}\n", ["cell bad: generator"]),
+        ("base: {data: 3}\nrows: {one: {}, two: {}}\n", ["cell one: data=3", "cell two: data=3"]),
+    ],
+)
+def test_rows_of_a_wrong_form_are_named(
+    config: str, tmp_path: Path, text: str, parts: list[str]
+) -> None:
+    lines = refused(config, "data.flip=false", grid_file(tmp_path, text))
+    assert len(lines) == len(parts)
+    for line, part in zip(lines, parts, strict=True):
+        assert line.startswith("mine.yaml: ")
+        assert part in line
+
+
+def test_a_row_may_have_its_own_generator(config: str, tmp_path: Path) -> None:
+    text = (
+        "rows:\n  first: {task: synthesis}\n  a: {task: densify}\n"
+        "  b: {task: densify, generator: {path: other.pth}}\n"
+    )
+    _, grid = read_grid(GridSettings, [config, grid_file(tmp_path, text), "generator.edges=soft"])
+    first, a, b = grid.cells
+    assert grid.generator_cell is first
+    assert a.config.generator.path == first.folder / "generator.pth"
+    assert b.config.generator.path == Path("other.pth")
+    assert {cell.config.generator.edges for cell in grid.cells} == {"soft"}
+
+
+def test_a_generator_in_base_is_only_evaluated(config: str, tmp_path: Path) -> None:
+    text = (
+        "base: {generator: {path: other.pth}}\n"
+        "rows: {first: {task: synthesis}, a: {task: densify}}\n"
+    )
+    _, grid = read_grid(GridSettings, [config, grid_file(tmp_path, text)])
+    assert grid.generator_cell is None
+    assert [cell.config.generator.path for cell in grid.cells] == [Path("other.pth")] * 2
+
+
 def test_an_unknown_grid_is_answered_with_the_known_ones(config: str) -> None:
     assert "table1" in refused(config, "grid=tabel1")[0]

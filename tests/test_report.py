@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from launch.grid import Cell, GridSettings, read_grid
-from launch.job import lock
 from launch.report import main
+from maskrestore.files import lock
 from maskrestore.labels import LABEL_ID, LABELS
 from maskrestore.settings import UserError, to_yaml
 
@@ -205,9 +205,35 @@ def test_a_grid_that_was_never_run_is_said_so(words: list[str]) -> None:
         main(words)
 
 
-def test_a_broken_result_is_named(words: list[str]) -> None:
-    cell = cells_of(words)["densify-ce"]
-    finish(cell, 0.5, 0.5)
-    (cell.folder / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"densify-ce/result\.json"):
-        main(words)
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("result.json", "{"),
+        ("result.json", "[1]"),
+        ("result.json", '{"metrics": {"accu": "x"}, "protocol": {}}'),
+        ("result.json", '{"metrics": {"accu": {"road": 1}}, "protocol": {}}'),
+        ("result.json", '{"metrics": {"iou": {"road": "x"}}, "protocol": {}}'),
+        ("config.yaml", "of: another program\n"),
+        ("config.yaml", "- a list\n"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_marked_and_its_file_named(
+    words: list[str], tmp_path: Path, file: str, text: str
+) -> None:
+    cells = cells_of(words)
+    finish(cells["densify-ce"], 0.5, 0.5)
+    finish(cells["densify-ce_l1"], 0.5, 0.5)
+    (cells["densify-ce"].folder / file).write_text(text)
+    rows = {row[1]: row[2] for row in table_of(words, tmp_path) if row[0] == "densification"}
+    assert (rows["CE"], rows["CE+L1"]) == ("*unreadable*", "50.0")
+    lines = (tmp_path / "runs" / "tiny-table1" / "table1.md").read_text().splitlines()
+    assert any(str(cells["densify-ce"].folder / file) in line for line in lines)
+
+
+def test_the_paper_is_quoted_only_for_its_own_factor(words: list[str], tmp_path: Path) -> None:
+    cells_of(words)["synthesis"].folder.mkdir(parents=True)
+    _, *rows = table_of([*words, "degrade.factor=4"], tmp_path)
+    by_name = {(row[0], row[1]): row[-3:] for row in rows}
+    assert by_name["super-resolution 4x", "CE+L1"] == ["-", "-", "-"]
+    assert by_name["super-resolution 4x", "none (input as it is)"] == ["-", "-", "-"]
+    assert by_name["densification", "CE"] == ["86.1", "42.1", "70.7"]

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from launch.grid import GridSettings, read_grid
-from launch.job import is_locked, lock
 from launch.local import View, find_devices, run_queue
 from launch.state import Progress, read_state
 from launch.submit import main
-from maskrestore.settings import ConfigError, UserError, to_yaml
+from maskrestore.files import is_locked, lock
+from maskrestore.settings import ConfigError, UserError, parse, to_yaml
+from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,6 +116,49 @@ def test_a_result_of_another_image_generator_is_refused(words: list[str], tmp_pa
 def test_shards_that_cannot_be_written_are_asked_for(words: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data\.root=FOLDER"):
         main([*words, "data.source=cityscapes", "dry_run=true"])
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("data.source=camvid", "data.source: streetscenes there, camvid asked for"),
+        ("data.size=64x64", "data.size: 32x64 there, 64x64 asked for"),
+        ("data.num_train=9", "data.num_train: 16 there, 9 asked for"),
+        ("data.source_seed=3", "data.source_seed: 0 there, 3 asked for"),
+    ],
+)
+def test_shards_of_other_settings_are_refused(
+    shards: Path, tmp_path: Path, words: list[str], word: str, line: str
+) -> None:
+    same = [*words, f"data.shards={shards}", "data.num_train=16", "data.num_val=5"]
+    assert main([*same, "dry_run=true"]) == 0
+    with pytest.raises(ConfigError) as caught:
+        main([*same, word, "dry_run=true"])
+    assert [text.strip() for text in str(caught.value).splitlines()[1:-1]] == [line]
+    assert str(shards) in str(caught.value)
+
+
+def test_a_damaged_manifest_is_named_before_anything_starts(
+    words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json is not a shard manifest"):
+        main(words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_run_folder_that_cannot_be_read_is_named(words: list[str], tmp_path: Path) -> None:
+    finish(words, "densify-ce", "densify-ce_vgg", "synthesis")
+    folder = tmp_path / "runs" / "tiny-table1"
+    (folder / "densify-ce" / "config.yaml").write_text("of: another program\n")
+    (folder / "synthesis" / "config.yaml").write_text("[not, settings]\n")
+    (folder / "synthesis" / "generator.pth").write_bytes(b"weights")
+    (folder / "densify-ce_vgg" / "result.json").write_text("{")
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "dry_run=true"])
+    for name in ("densify-ce/config.yaml", "synthesis/config.yaml", "densify-ce_vgg/result.json"):
+        assert str(folder / name) in str(caught.value)
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(words: list[str]) -> None:
@@ -309,6 +353,8 @@ def test_help_starts_no_torch(words: list[str]) -> None:
     assert shown.returncode == 0
     assert "parallel" in shown.stdout
     assert "training.num_images" in shown.stdout
+    settings = {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")}
+    assert not settings & {"task", "loss", "baseline", "run"}  # the rows' own: refused as words
 
 
 def test_wrong_words_end_with_status_2_and_no_traceback(words: list[str]) -> None:
@@ -353,12 +399,14 @@ def test_submit_runs_a_tiny_grid_for_real(words: list[str], tmp_path: Path) -> N
 def test_cells_that_need_the_generator_are_not_started_when_it_fails(
     words: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "manifest.json").write_text("{}")
+    out = tmp_path / "shards"
+    sizes = ["num_train=8", "num_val=4", "size=32x64", "workers=1"]
+    write_shards(parse(WriteConfig, [f"out={out}", *sizes]))
+    (out / "train-000000.tar").write_bytes(b"damaged")
     ended = submit("submit.py", *words)
     assert ended.returncode == 2
     assert "cell synthesis failed" in ended.stderr
-    assert "manifest.json" in ended.stderr
+    assert "train-000000.tar is damaged" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "not started" in ended.stdout
     assert ended.stdout.count(": started") == 1

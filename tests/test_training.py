@@ -14,12 +14,15 @@ import torch
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import val_batches
+from maskrestore.files import lock
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.pretrained import load_spade_generator, load_weights, save_spade_generator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.objectives import Restoration
+from maskrestore.settings import UserError
 from maskrestore.training_loop import learning_rate_factor, make_objective, train
+from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -73,6 +76,12 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_train(words: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
     command = [*(launcher or (sys.executable,)), str(ROOT / "train.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def two_processes() -> tuple[str, ...]:
+    """torchrun: on CPUs `accelerate launch --num_processes 2` starts a single process."""
+    run = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    return (*run, "--nproc_per_node", "2")
 
 
 def lines_of(run: Path) -> list[dict]:
@@ -167,8 +176,12 @@ def test_the_learning_rate_is_constant_then_falls_to_zero() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(words: Words, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["densify", "synthesis"])
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
+    words: Words, tmp_path: Path, task: str
+) -> None:
     more = ("loss=ce_l1", "training.num_images=80", "training.keep_checkpoints=3")
+    more += (f"task={task}", "generator.num_images=80")
     train(load_config(words("unbroken", *more)))
     command = [sys.executable, str(ROOT / "train.py"), *words("broken", *more)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -181,9 +194,8 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(words: Words, tmp_
     process.wait()
     assert not (tmp_path / "broken" / "result.json").exists()
     train(load_config(words("broken", *more)))
-    unbroken, broken = (
-        load_weights(tmp_path / name / "mask_generator.pth") for name in ("unbroken", "broken")
-    )
+    file = "generator.pth" if task == "synthesis" else "mask_generator.pth"
+    unbroken, broken = (load_weights(tmp_path / name / file) for name in ("unbroken", "broken"))
     assert all(torch.equal(unbroken[key], broken[key]) for key in unbroken)
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "unbroken")
 
@@ -197,22 +209,21 @@ def test_two_processes_compute_what_one_does(words: Words, tmp_path: Path, task:
     has to end well and every val sample has to count once.
     """
     more = (f"task={task}", "loss=ce_l1", "training.num_images=24")
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu")
-    launcher += ("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
-    launcher += ("--dynamo_backend", "no", "--main_process_port", "0")
-    done = run_train(words("two", *more), *launcher)
+    done = run_train(words("two", *more), *two_processes())
     assert done.returncode == 0, done.stderr
+    reports = [line for line in lines_of(tmp_path / "two") if "losses" in line]
+    assert {line["num_processes"] for line in reports} == {2}
     two = json.loads((tmp_path / "two" / "result.json").read_text())["metrics"]
     assert two["num_samples"] == 5
     if task == "synthesis":
         assert (tmp_path / "two" / "generator.pth").is_file()
         return
     one = train(load_config(words("one", *more)))["metrics"]
-    for (n, ours), (m, theirs) in zip(
-        losses_of(tmp_path / "one"), losses_of(tmp_path / "two"), strict=True
-    ):
+    reports = zip(losses_of(tmp_path / "one"), losses_of(tmp_path / "two"), strict=True)
+    for (n, ours), (m, theirs) in reports:
         assert n == m
-        assert ours == pytest.approx(theirs, rel=1e-4)
+        # Rounding in the first report; Adam magnifies it in each further step.
+        assert ours == pytest.approx(theirs, rel=1e-5 if n == 8 else 5e-3)
     assert one["accu"] == pytest.approx(two["accu"], abs=2e-3)
     assert one["fd_lite0"] == pytest.approx(two["fd_lite0"], rel=1e-2)
 
@@ -260,6 +271,51 @@ class TestMistakes:
         assert "was started with other settings" in message
         assert "seed: 0 -> 5" in message
 
+    def test_other_files_in_the_same_folder(
+        self, words: Words, tmp_path: Path, generator: Path
+    ) -> None:
+        """Compared by content: the same paths are no proof, and other paths no difference."""
+        more = ("loss=ce", "training.num_images=8")
+        train(load_config(words("run", *more)))
+        moved = tmp_path / "moved.pth"
+        moved.write_bytes(generator.read_bytes())
+        train(load_config(words("run", *more, f"generator.path={moved}")))
+        save_spade_generator(SPADEGenerator(NUM_CLASSES + 2, 4, 8, (32, 64)), moved)
+        with pytest.raises(UserError, match=r"generator\.path: sha256"):
+            train(load_config(words("run", *more, f"generator.path={moved}")))
+        other = tmp_path / "other"
+        write_shards(
+            WriteConfig(size="32x64", num_train=4, num_val=2, source_seed=9, out=other, workers=1)
+        )
+        with pytest.raises(UserError, match="data: sha256"):
+            train(load_config(words("run", *more, f"data.shards={other}")))
+
+    def test_a_folder_that_another_process_works_on(self, words: Words, tmp_path: Path) -> None:
+        with (
+            lock(tmp_path / "run"),
+            pytest.raises(UserError, match="another process is at work on this run"),
+        ):
+            train(load_config(words("run", "loss=ce")))
+
+    def test_a_missing_val_split_is_found_before_training(
+        self, words: Words, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "no-val"
+        write_shards(
+            WriteConfig(size="32x64", num_train=4, splits=("train",), out=folder, workers=1)
+        )
+        with pytest.raises(UserError, match="has no split 'val'; there are: train"):
+            train(load_config(words("run", "loss=ce", f"data.shards={folder}")))
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+    @pytest.mark.slow
+    def test_a_mistake_of_the_main_process_ends_all(self, words: Words, tmp_path: Path) -> None:
+        (tmp_path / "run").write_text("not a folder")
+        done = run_train(words("run", "loss=ce"), *two_processes())
+        assert done.returncode != 0
+        assert "run cannot be written: File exists" in done.stderr
+        assert "Connection closed by peer" not in done.stderr
+
     @pytest.mark.slow
     def test_a_loss_that_explodes(self, words: Words) -> None:
         message = self.fails(words("run", "loss=ce", "training.learning_rate=1e30"))
@@ -276,7 +332,7 @@ class TestMistakes:
         from maskrestore.settings import ConfigError
 
         with pytest.raises(ConfigError, match="torch sees no GPU"):
-            make_accelerator(load_config(words("run", "distributed.device=cuda")))
+            make_accelerator(load_config(words("run", "distributed.device=cuda")), True)
 
     def test_a_batch_that_cannot_be_shared_and_processes_that_do_not_come(
         self, words: Words, monkeypatch: pytest.MonkeyPatch
@@ -286,7 +342,7 @@ class TestMistakes:
 
         monkeypatch.setenv("WORLD_SIZE", "3")
         with pytest.raises(ConfigError, match="batch_size=4 cannot be shared evenly by 3"):
-            make_accelerator(load_config(words("run")))
+            make_accelerator(load_config(words("run")), for_training=True)
 
 
 def test_config_is_plain_data() -> None:

@@ -140,11 +140,11 @@ def test_no_manifest_no_folder_and_a_foreign_manifest(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder / "nowhere")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+    assert "no shards at" in capsys.readouterr().err
     for content in ("{", "[]", '{"schema_version": 1}'):
         (folder / "manifest.json").write_text(content)
         assert main([str(folder)]) == 2
-        assert "not a whole manifest" in capsys.readouterr().err
+        assert "is not a shard manifest" in capsys.readouterr().err
     (folder / "manifest.json").unlink()
     assert main([str(folder)]) == 2
     assert "unfinished" in capsys.readouterr().err

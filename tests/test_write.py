@@ -17,8 +17,9 @@ import pytest
 import webdataset
 from raw_data import run_write
 
+from maskrestore.program import count_cores
 from maskrestore.sample import MEMBERS, decode, encode
-from maskrestore.settings import ConfigError, parse
+from maskrestore.settings import ConfigError, UserError, parse
 from shards.streetscenes import VAL_OFFSET, draw
 from shards.write import WriteConfig, write_shards
 
@@ -213,6 +214,23 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "streetscenes has train and val" in capsys.readouterr().err
     config = parse(WriteConfig, words(tmp_path / "out", splits="train,val"))
     assert config.splits == parse(WriteConfig, words(tmp_path, splits="[train,val]")).splits
+
+
+def test_a_foreign_manifest_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    for content in ("{", '{"name": "a web application"}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"manifest\.json.*choose another out="):
+            write(tmp_path)
+        assert path.read_text() == content
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert count_cores() == os.cpu_count()
+    assert write(tmp_path / "out", num_train=1, num_val=1, splits="train", workers=0)
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""manifest.json: what a folder of shards holds, written last. One reader for all who need it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.settings import UserError
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+_TYPES = {
+    "schema_version": int,
+    "source": str,
+    "height": int,
+    "width": int,
+    "num_classes": int,
+    "coarse": str,
+    "notes": list,
+    "settings": dict,
+    "splits": dict,
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a shard folder, with every key and type that its readers rely on.
+
+    Raises UserError if the folder is missing or unfinished, or the manifest is none of this schema.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"no shards at {folder}; write them with `python shards/write.py`")
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {MANIFEST}, so it is unfinished: run the same "
+            "`python shards/write.py` command again to complete it"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}"
+            )
+        wrong = [key for key, kind in _TYPES.items() if type(manifest[key]) is not kind]
+        for split in manifest["splits"].values():
+            _ = split["num_samples"], split["class_pixels"]
+            for shard in split["shards"]:
+                _ = shard["name"], shard["num_samples"], shard["num_bytes"], shard["sha256"]
+                _ = [(sample["key"], dict(sample["members"])) for sample in shard["samples"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a shard manifest: {error!r}") from error
+    if wrong:
+        raise UserError(f"{path} is not a shard manifest: wrong type of {', '.join(wrong)}")
+    if manifest["num_classes"] != NUM_CLASSES:
+        raise UserError(
+            f"{path} is of {manifest['num_classes']} classes; this program knows {NUM_CLASSES}"
+        )
+    return dict(manifest)
+
+
+def data_sha256(manifest: dict[str, Any]) -> str:
+    """Hex sha256 of all shards' names and sha256: equal for equal data, wherever it lies."""
+    names = [
+        (split, shard["name"], shard["sha256"])
+        for split, content in sorted(manifest["splits"].items())
+        for shard in content["shards"]
+    ]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
