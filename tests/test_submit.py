@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {
     "data": {"size": "32x64", "num_train": 8, "num_val": 4},
     "mask_generator": {"width": 4, "hidden": 8},
-    "generator": {"width": 4, "hidden": 8, "discriminator_width": 4},
+    "generator": {"width": 4, "hidden": 8, "discriminator_width": 4, "num_images": 8},
     "perceptual": {"network": "lite0"},
     "training": {"num_images": 8, "batch_size": 4, "log_images": 4},
     "evaluation": {"features": "lite0", "batch_size": 4, "num_pictures": 2},
