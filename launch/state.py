@@ -63,13 +63,13 @@ def read_state(cell: Cell) -> State:
 def read_result(cell: Cell) -> dict[str, Any]:
     """result.json of a cell that is done; UserError if it cannot be read.
 
-    "metrics" holds numbers and None, and in "iou" a number or None for each class.
+    "metrics" holds numbers or None; its "iou" is None or holds one for each class.
     """
     path = cell.folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         metrics, protocol = dict(result["metrics"]), dict(result["protocol"])
-        figures = [*flatten(metrics.get("iou", {}), "iou."), *metrics.items()]
+        figures = [*flatten(metrics.get("iou") or {}, "iou."), *metrics.items()]
         wrong = [
             key
             for key, value in figures

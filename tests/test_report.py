@@ -34,7 +34,8 @@ def finish(cell: Cell, accu: float | None, miou19: float | None, fid: float = 80
     cell.folder.mkdir(parents=True)
     (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
     metrics: dict[str, Any] = {"accu": accu, "miou19": miou19, "miou_all": miou19}
-    metrics |= {"iou": {"road": 0.5, "train": None}, "num_samples": 5, "fid": fid, "kid": 0.0123}
+    iou = None if accu is None else {"road": 0.5, "train": None}
+    metrics |= {"iou": iou, "num_samples": 5, "fid": fid, "kid": 0.0123}
     config = cell.config
     result = {
         "task": config.task,
