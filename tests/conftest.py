@@ -1,10 +1,15 @@
 """Fixtures that several files share: small shards of procedural street scenes."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from shards.write import WriteConfig, write_shards
+
+# A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
+# press Ctrl-C need it to mean something, however pytest itself was started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

