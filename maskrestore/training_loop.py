@@ -22,7 +22,6 @@ from maskrestore.distributed import (
 )
 from maskrestore.evaluation import (
     check_ready,
-    contact_sheet,
     evaluate,
     load_frozen_generator,
     read_result,
@@ -33,6 +32,7 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.perceptual import make_features
 from maskrestore.models.pretrained import load_into, save_spade_generator, save_weights
 from maskrestore.objectives import Objective, Restoration, Synthesis
+from maskrestore.pictures import contact_sheet
 
 
 def train(config: RunConfig) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     assert checkpoint.latest(tmp_path) == tmp_path / "000000008"
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """Not a mock: the file system itself refuses, through a limit on the size of files."""
     make(tmp_path, 8)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import Batch
 from maskrestore.evaluation import (
-    contact_sheet,
     evaluate,
     evaluate_run,
     load_frozen_generator,
@@ -30,6 +29,7 @@ from maskrestore.metrics import ImageDistances
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import save_spade_generator, save_weights
 from maskrestore.models.spade import SPADEGenerator
+from maskrestore.pictures import contact_sheet
 from maskrestore.run_folder import inputs
 from maskrestore.segmap import generator_input, one_hot, to_uint8
 from maskrestore.settings import ConfigError, UserError, parse, to_yaml

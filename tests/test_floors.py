@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     0: {"config", "files", "labels", "manifest", "program", "settings"},
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models"},
-    2: {"data", "distributed", "checkpoint", "run_folder"},
+    2: {"data", "distributed", "checkpoint", "pictures", "run_folder"},
     3: {"objectives", "evaluation", "training_loop"},
 }
 TORCH_FREE = {"config", "files", "labels", "manifest", "program", "sample", "settings"}
@@ -119,4 +119,4 @@ def test_no_program_shadows_a_module(folder: str) -> None:
 
 def test_files_stay_readable() -> None:
     sizes = {module_of(path): len(path.read_text().splitlines()) for path in FILES + PROGRAMS}
-    assert {name: size for name, size in sizes.items() if size > 420} == {}
+    assert {name: size for name, size in sizes.items() if size > 350} == {}
