@@ -189,7 +189,7 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is measured on the val split. DESIGN of the protocol: docs/evaluation.md."""
+    """What is measured on the val split; the protocol and its reasons: docs/evaluation.md."""
 
     features: Literal["inception", "lite0"] = "inception"
     """Network of the image distances: inception gives FID and KID; lite0 (offline, no download)
