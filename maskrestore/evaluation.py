@@ -202,7 +202,7 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> FrozenGene
 
 def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> FrozenGenerator:
     generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
-    # channels_last: a quarter less time for forward and input gradient, measured on two cores.
+    # channels_last was faster in a trial on two CPU cores; benchmarks/ has yet to measure it.
     frozen: FrozenGenerator = FrozenGenerator(generator).to(device)
     return frozen.to(memory_format=torch.channels_last)
 
