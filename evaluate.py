@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskrestore.config import RunConfig, differing_keys, load_config, read_run_config
+from maskrestore.config import RunConfig, load_config
+from maskrestore.drift import differing_keys, read_run_config
 from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.grid import Cell, Grid
-from maskrestore.config import differing_keys, read_run_config
+from maskrestore.drift import differing_keys, read_run_config
 from maskrestore.files import file_sha256, is_locked
 from maskrestore.settings import ConfigError, UserError, flatten
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from maskrestore.settings import ConfigError, Section, flatten, parse, read_yaml, validate
+from maskrestore.settings import Section, parse
 
 Task = Literal["synthesis", "densify", "super_resolution"]
 Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
@@ -90,7 +90,17 @@ class DataConfig(SourceConfig):
     """The shards that a run reads and how it reads them."""
 
     shards: Path = Path("data/streetscenes")
-    """Folder of WebDataset tars with its manifest.json."""
+    """Folder of WebDataset tars with its manifest.json; with data.url, where they are kept."""
+    url: str = ""
+    """Where shards come from that are not in data.shards yet: http(s)://HOST/FOLDER,
+    s3://BUCKET/FOLDER, or a command that prints the file {}, as "pipe:aws s3 cp s3://BUCKET/{} -".
+    """
+    bad_shards: Literal["stop", "skip"] = "stop"
+    """A shard whose bytes are not those of the manifest stops the run, or is left out: skip reads
+    all shards once before training, so that every process leaves out the same ones."""
+    shuffle_shards: NonNegativeInt = 0
+    """Shards among which samples are shuffled at a time; 0 is all of them. A small number lets
+    a run on shards that are still to be fetched start after the first few."""
     threads: PositiveInt = 2
     """Decoding threads per process."""
     prefetch_batches: PositiveInt = 4
@@ -172,6 +182,10 @@ class TrainingConfig(Section):
     """Images seen over the whole run, repeats counted (task=synthesis has its own number)."""
     batch_size: PositiveInt = 16
     """Images per optimizer step, over all processes together."""
+    accumulation: PositiveInt = 1
+    """Parts into which each process cuts its share of a batch, to need less memory."""
+    max_gradient_norm: NonNegativeFloat = 0.0
+    """Gradients longer than this are shortened to it (L2 norm over all parameters); 0 is never."""
     learning_rate: PositiveFloat = 1e-3
     """Adam learning rate of the mask generator."""
     betas: Betas = (0.9, 0.999)
@@ -186,6 +200,8 @@ class TrainingConfig(Section):
     """Images between two evaluations; the last one comes at the end of the run in any case."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints kept in the run folder."""
+    save_in_background: bool = False
+    """Write checkpoints while training goes on; needs memory for a second copy of the state."""
 
 
 class EvaluationConfig(Section):
@@ -203,14 +219,46 @@ class EvaluationConfig(Section):
 
 
 class DistributedConfig(Section):
-    """Devices and number formats."""
+    """Processes, devices and number formats."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU that belongs to this process where there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the forward passes; weights and optimizer stay fp32."""
+    num_processes: NonNegativeInt = 0
+    """Processes that the run must come up with, else it stops; 0 is what the launcher says."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """What spreads the mask generator over the processes: ddp copies it; deepspeed can cut it up.
+    task=synthesis trains two networks, which takes ddp."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed cuts up among the processes: 1 the optimizer's state, 2 the gradients as well,
+    3 the weights as well; 0 nothing."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the memory of the CPU (zero_stage 1 to 3)."""
+    activation_checkpointing: bool = False
+    """Compute the mask generator's activations a second time rather than keep them: less memory."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the trained network's operations (autocast); weights and optimizer stay
+    fp32. fp16 needs a GPU."""
+    frozen_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the frozen networks; their gradient is scaled so that none of it is lost.
+    fp16 needs a GPU."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
+
+
+class HealthConfig(Section):
+    """What a run does about losses that are not finite or jump, and about standstill."""
+
+    max_skipped_steps: PositiveInt = 10
+    """Steps in a row with a loss or gradient that is not finite (each is skipped) after which the
+    run goes back to its last checkpoint."""
+    spike_deviations: NonNegativeFloat = 0.0
+    """Standard deviations of the last 128 steps by which a step's loss may exceed their mean before
+    the run goes back to its last checkpoint; 0 never goes back for that (OLMo uses 6)."""
+    max_rollbacks: NonNegativeInt = 3
+    """Times that a run goes back and passes over the bad images before it gives up."""
+    watchdog_seconds: NonNegativeFloat = 1800.0
+    """Seconds without the end of a step after which the process prints where all its threads stand
+    and ends; 0 waits for ever."""
 
 
 class RunConfig(Section):
@@ -228,6 +276,8 @@ class RunConfig(Section):
     """Folder of this run; the same command again resumes it."""
     seed: Seed = 0
     """Seed of weights, sample order and augmentation."""
+    accept_changed_code: bool = False
+    """Resume although the code is no longer the one that the run was started with."""
     data: DataConfig = DataConfig()
     degrade: DegradeConfig = DegradeConfig()
     mask_generator: MaskGeneratorConfig = MaskGeneratorConfig()
@@ -237,6 +287,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
+    health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -251,6 +302,23 @@ class RunConfig(Section):
         if self.task != "synthesis" and self.trains and not self.terms:
             raise ValueError(
                 f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
+            )
+        distributed = self.distributed
+        if distributed.engine == "ddp" and (
+            distributed.zero_stage or distributed.offload_optimizer
+        ):
+            raise ValueError(
+                "distributed.zero_stage and distributed.offload_optimizer are DeepSpeed's: write "
+                "distributed.engine=deepspeed with them, or leave them out"
+            )
+        if distributed.offload_optimizer and not distributed.zero_stage:
+            raise ValueError(
+                "distributed.offload_optimizer=true needs distributed.zero_stage=1, 2, 3"
+            )
+        if distributed.engine == "deepspeed" and self.trains_generator:
+            raise ValueError(
+                "task=synthesis trains two networks, but distributed.engine=deepspeed drives one: "
+                "write distributed.engine=ddp"
             )
         return self
 
@@ -283,46 +351,3 @@ class RunConfig(Section):
 def load_config(arguments: Sequence[str]) -> RunConfig:
     """The RunConfig that the words of a command line describe."""
     return parse(RunConfig, arguments)
-
-
-def read_run_config(path: Path) -> RunConfig:
-    """The settings that a run folder was started with; ConfigError names the file."""
-    try:
-        return validate(RunConfig, read_yaml(path))
-    except ConfigError as error:
-        text = str(error) if str(path) in str(error) else f"{path}:\n{error}"
-        raise ConfigError(
-            f"{text}\nit was written by another version, or changed by hand"
-        ) from None
-
-
-HARMLESS = (
-    "run",
-    "data.shards",
-    "data.root",
-    "data.threads",
-    "data.prefetch_batches",
-    "generator.path",
-    "perceptual.weights",
-    "training.log_images",
-    "training.checkpoint_images",
-    "training.evaluate_images",
-    "training.keep_checkpoints",
-    "evaluation.batch_size",
-    "evaluation.inception_weights",
-    "evaluation.num_pictures",
-    "distributed.device",
-    "distributed.cpu_threads",
-)
-"""Settings that say where things are, or how often and on what a run works, not what it computes.
-Files are compared by content (run_folder.py), so that a moved data set does not stop a resume."""
-
-
-def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
-    """Dotted keys whose change would change the result, as `key: old -> new`."""
-    before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))
-    return [
-        f"{key}: {before.get(key)} -> {value}"
-        for key, value in after.items()
-        if key not in HARMLESS and before.get(key) != value
-    ]

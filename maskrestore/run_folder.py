@@ -10,7 +10,8 @@ from typing import Any, Self, TextIO
 from torch import Tensor
 from tqdm import tqdm
 
-from maskrestore.config import RunConfig, differing_keys, read_run_config
+from maskrestore.config import RunConfig
+from maskrestore.drift import differing_keys, read_run_config
 from maskrestore.files import file_sha256, lock, write_atomically
 from maskrestore.manifest import data_sha256, read_manifest
 from maskrestore.settings import ConfigError, UserError, to_yaml

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maskrestore.config import HARMLESS, RunConfig, differing_keys, load_config, read_run_config
+from maskrestore.config import RunConfig, load_config
+from maskrestore.drift import HARMLESS, differing_keys, read_run_config
 from maskrestore.settings import CONFIGS, ConfigError, flatten, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent

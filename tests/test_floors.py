@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
-    0: {"config", "files", "labels", "manifest", "program", "settings"},
+    0: {"config", "drift", "files", "labels", "manifest", "program", "settings"},
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models"},
     2: {"data", "distributed", "checkpoint", "pictures", "run_folder"},
     3: {"objectives", "evaluation", "training_loop"},
 }
-TORCH_FREE = {"config", "files", "labels", "manifest", "program", "sample", "settings"}
+TORCH_FREE = {"config", "drift", "files", "labels", "manifest", "program", "sample", "settings"}
 HOMES = {
     "accelerate": {"maskrestore.distributed"},
     "deepspeed": {"maskrestore.distributed"},
