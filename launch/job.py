@@ -5,6 +5,7 @@ import signal
 from typing import Any
 
 from maskrestore.config import RunConfig
+from maskrestore.program import Interrupted
 from maskrestore.settings import ConfigError, UserError, validate
 
 
@@ -17,8 +18,8 @@ class TrainJob:
 
     def __call__(self, devices: str) -> str | None:
         """Run on `devices` (CUDA_VISIBLE_DEVICES; "" is the CPU); the user's mistake, or None."""
-        # Whatever is on disk is whole at any moment, so the default action of SIGTERM is the
-        # right end: at once, also in the middle of a native call (submitit ignores the signal).
+        # submitit ignores this signal. Training listens to it, and saves; before and after that
+        # its default action is the right end, since whatever is on disk is whole at any moment.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
         from maskrestore.training_loop import train
@@ -26,7 +27,7 @@ class TrainJob:
         try:
             config = validate(RunConfig, self.values)
             train(config)
-        except (ConfigError, UserError) as error:
+        except (ConfigError, UserError, Interrupted) as error:
             return str(error)
         except OSError as error:  # a full disk, a folder without permission
             return f"{error.filename or 'file system'}: {error.strerror or error}"

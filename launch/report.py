@@ -14,7 +14,8 @@ from typing import Any
 from launch.figure import draw_figure
 from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
 from launch.state import State, read_result, read_state
-from maskrestore.config import RunConfig, read_run_config
+from maskrestore.config import RunConfig
+from maskrestore.drift import read_run_config
 from maskrestore.files import write_atomically
 from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError, flatten

@@ -232,7 +232,7 @@ class DistributedConfig(Section):
     """What DeepSpeed cuts up among the processes: 1 the optimizer's state, 2 the gradients as well,
     3 the weights as well; 0 nothing."""
     offload_optimizer: bool = False
-    """Keep the optimizer's state in the memory of the CPU (zero_stage 1 to 3)."""
+    """Keep the optimizer's state in the CPU's memory (zero_stage 1 to 3)."""
     activation_checkpointing: bool = False
     """Compute the mask generator's activations a second time rather than keep them: less memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -312,9 +312,7 @@ class RunConfig(Section):
                 "distributed.engine=deepspeed with them, or leave them out"
             )
         if distributed.offload_optimizer and not distributed.zero_stage:
-            raise ValueError(
-                "distributed.offload_optimizer=true needs distributed.zero_stage=1, 2, 3"
-            )
+            raise ValueError("distributed.offload_optimizer=true needs zero_stage=1, 2 or 3")
         if distributed.engine == "deepspeed" and self.trains_generator:
             raise ValueError(
                 "task=synthesis trains two networks, but distributed.engine=deepspeed drives one: "

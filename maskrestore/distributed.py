@@ -1,19 +1,22 @@
-"""Processes and devices: the one home of accelerate.
+"""Processes and devices, and what processes tell each other: the one home of accelerate.
 
-Only the mask generator goes through `Accelerator.prepare`. The loader never does (it would be
-split twice), nor do the frozen networks (DDP refuses a module without trainable parameters).
+Only what is trained goes into an engine (engine.py). The loader never goes through `prepare` (it
+would be split twice), nor do the frozen networks (DDP refuses a module without trainable
+parameters).
 """
 
 import os
+import re
 from collections.abc import Callable
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed
 from accelerate import Accelerator as Accelerator
 from accelerate import InitProcessGroupKwargs
-from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 from maskrestore.config import RunConfig
 from maskrestore.settings import ConfigError, UserError
@@ -22,29 +25,39 @@ Result = TypeVar("Result")
 
 
 def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
-    """The processes of this run as they were started (plain python, accelerate launch, torchrun).
+    """The processes of this run as they were started: plain python, accelerate launch, torchrun, or
+    one task of `srun` each.
 
-    Raises ConfigError if the device is not there, the batch cannot be shared evenly, or fewer
-    processes came up than were asked for (each would believe to be alone and train for itself).
+    Raises ConfigError if the device is not there, cannot do what is asked, the batch cannot be
+    shared evenly, or other than the processes asked for came up (a process that believes to be
+    alone would train for itself).
     """
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = config.distributed.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "distributed.device=cuda: torch sees no GPU; write distributed.device=cpu"
-        )
-    use_cpu = wanted == "cpu" or not torch.cuda.is_available()
-    if for_training and config.training.batch_size % asked:
-        raise ConfigError(
-            f"training.batch_size={config.training.batch_size} cannot be shared evenly by {asked} "
-            "processes: write a multiple of that number"
-        )
-    if use_cpu and config.distributed.cpu_threads:
-        torch.set_num_threads(config.distributed.cpu_threads)
-    # Without the backend's name Accelerate can leave every process alone, without a word.
-    group = [InitProcessGroupKwargs(backend="gloo" if use_cpu else "nccl")] if asked > 1 else []
+    join_slurm_step()
+    asked, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.distributed
+    use_cpu = wanted.device == "cpu" or not torch.cuda.is_available()
+    mistakes = _mistakes(config, for_training, asked, use_cpu)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    if use_cpu and wanted.cpu_threads:
+        torch.set_num_threads(wanted.cpu_threads)
+    handlers, plugin = [], None
+    if asked > 1:
+        # Without the backend's name Accelerate can leave every process alone, without a word.
+        patience = timedelta(seconds=config.health.watchdog_seconds or 24 * 3600)
+        backend = "gloo" if use_cpu else "nccl"
+        handlers = [InitProcessGroupKwargs(backend=backend, timeout=patience)]
+    if for_training and wanted.engine == "deepspeed":
+        from maskrestore.zero import make_plugin  # only here: DeepSpeed may be absent
+
+        plugin = make_plugin(config, asked, use_cpu)
+    # "no": precision is the settings', whatever `accelerate launch --mixed_precision` says.
+    # cpu=True would make Accelerate forget DeepSpeed, which finds the CPU by itself.
     accelerator = Accelerator(
-        cpu=use_cpu, mixed_precision=_precision(config), kwargs_handlers=group
+        cpu=use_cpu and plugin is None,
+        mixed_precision="no",
+        kwargs_handlers=handlers,
+        deepspeed_plugin=plugin,
+        gradient_accumulation_steps=config.training.accumulation,  # must agree with DeepSpeed's
     )
     if accelerator.num_processes != asked:
         raise ConfigError(
@@ -53,18 +66,72 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     return accelerator
 
 
-def prepare(
-    accelerator: Accelerator, network: nn.Module, optimizer: Optimizer
-) -> tuple[nn.Module, Optimizer]:
-    """A trained network and its optimizer, wrapped for the processes of this run.
+def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) -> list[str]:
+    wanted, found = config.distributed, []
+    if wanted.device == "cuda" and use_cpu:
+        found.append("distributed.device=cuda: torch sees no GPU; write distributed.device=cpu")
+    for name in ("precision", "frozen_precision"):
+        if use_cpu and getattr(wanted, name) == "fp16":
+            found.append(f"distributed.{name}=fp16 needs a GPU: write bf16 or fp32 on a CPU")
+    if wanted.num_processes not in (0, asked):
+        found.append(
+            f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
+            "with torchrun, accelerate launch or srun (`accelerate launch --cpu` starts one only)"
+        )
+    if not for_training:
+        return found
+    size, parts = config.training.batch_size, config.training.accumulation
+    if size % (asked * parts):
+        found.append(
+            f"training.batch_size={size} cannot be shared evenly by {asked} processes"
+            + (f" with training.accumulation={parts}" if parts > 1 else "")
+            + f": write a multiple of {asked * parts}"
+        )
+    for name, option in (("DEEPSPEED", "--use_deepspeed"), ("FSDP", "--use_fsdp")):
+        if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and wanted.engine == "ddp":
+            found.append(
+                f"distributed.engine=ddp, but accelerate launch was told {option}: leave that out, "
+                "or write distributed.engine=deepspeed"
+            )
+    return found
 
-    On several GPUs batch norm takes its statistics over all of them; gloo cannot do that, so on
-    CPUs each process uses its own part of the batch (the mask generator has no batch norm).
+
+def join_slurm_step() -> None:
+    """Let the tasks of one `srun` find each other: what torchrun would set, from SLURM's words.
+
+    Does nothing where a launcher has set it, or outside of a step of several tasks.
     """
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    prepared: tuple[nn.Module, Optimizer] = accelerator.prepare(network, optimizer)
-    return prepared
+    environment = os.environ
+    num_tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "WORLD_SIZE" in environment or num_tasks == 1 or "SLURM_PROCID" not in environment:
+        return
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    values = {
+        "WORLD_SIZE": str(num_tasks),
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(20_000 + (31 * job + step) % 20_000),  # two jobs may share a node
+    }
+    for name, value in values.items():
+        environment.setdefault(name, value)
+
+
+def first_host(node_list: str) -> str:
+    """The first name of SLURM's compressed list: `rack2-n[07-09,11],login` -> `rack2-n07`."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", node_list)
+    if found is None:
+        raise UserError(f"SLURM_STEP_NODELIST={node_list}: not a list of nodes; set MASTER_ADDR")
+    return "".join(part or "" for part in found.groups())
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The context in which trained networks compute, in distributed.precision."""
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    kind = kinds[config.distributed.precision]
+    # An autocast that is switched off must not name float32, which it does not know.
+    enabled = kind != torch.float32
+    return torch.autocast(device.type, kind if enabled else torch.bfloat16, enabled=enabled)
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
@@ -86,11 +153,64 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> R
     return result
 
 
-def mean_over_ranks(accelerator: Accelerator, values: dict[str, Tensor]) -> dict[str, float]:
-    """The mean of each scalar over all processes; one wait for the device for all of them."""
-    stacked = accelerator.reduce(torch.stack(list(values.values())), reduction="mean")
-    return dict(zip(values, stacked.tolist(), strict=True))
+def on_every_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+    """The result of `action` on each process.
+
+    If it ends in a user's mistake on some, the first of these says so and all end.
+    """
+    mistake: Exception | None = None
+    try:
+        result = action()
+    except (ConfigError, UserError, OSError) as error:
+        mistake = error
+    failed = gather_objects(accelerator, mistake is not None)
+    if mistake is not None and accelerator.process_index == failed.index(True):
+        raise mistake
+    if any(failed):
+        raise SystemExit(2)
+    return result
 
 
-def _precision(config: RunConfig) -> str:
-    return {"fp32": "no", "bf16": "bf16"}[config.distributed.precision]
+def gather_objects(accelerator: Accelerator, value: Result) -> list[Result]:
+    """Each process's value, in their order, on all."""
+    if accelerator.num_processes == 1:
+        return [value]
+    return list(gather_object([value]))
+
+
+def gather_tensor(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """[...] -> [processes, ...], on all, in their order."""
+    gathered: Tensor = accelerator.gather(value.contiguous()[None])
+    return gathered
+
+
+class Ballot:
+    """One number from each process at each step; all learn the largest.
+
+    It is cast before the step's work and counted after it, over a group of CPUs: nobody waits for
+    a device, and all processes act on it at the same step. This is where a signal or a mistake on
+    one process becomes everybody's; collectives in a signal handler would hang.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._alone = accelerator.num_processes == 1
+        self._group: Any = None
+        if not self._alone and accelerator.device.type != "cpu":
+            self._group = torch.distributed.new_group(backend="gloo")
+        self._vote = torch.zeros(1, dtype=torch.int64)
+        self._work: Any = None
+
+    def cast(self, vote: int) -> None:
+        """Begin; every process calls it once before `count`."""
+        self._vote = torch.tensor([vote])
+        if not self._alone:
+            self._work = torch.distributed.all_reduce(
+                self._vote, torch.distributed.ReduceOp.MAX, self._group, async_op=True
+            )
+
+    def count(self) -> int:
+        """The largest vote of all processes."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return int(self._vote)

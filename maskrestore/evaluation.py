@@ -4,8 +4,9 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from maskrestore import run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, val_batches
 from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
-from maskrestore.distributed import make_accelerator, on_main_process
+from maskrestore.distributed import autocast, make_accelerator, on_every_process, on_main_process
 from maskrestore.files import file_sha256, lock, write_atomically
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.manifest import read_manifest
 from maskrestore.metrics import DISTANCE_NAMES, ImageDistances, SegmentationMetrics
 from maskrestore.models.frozen import FrozenGenerator
+from maskrestore.models.half import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
 from maskrestore.pictures import Album
@@ -40,6 +43,7 @@ def evaluate(
     device: torch.device,
     pictures: Path | None = None,
     show_progress: bool = False,
+    together: Callable[[Callable[[], None]], None] = lambda action: action(),
 ) -> dict[str, Any]:
     """The figures of one row over `batches`, this process's share of the val split.
 
@@ -50,7 +54,8 @@ def evaluate(
 
     Give bare networks on `device`: a distributed wrapper's forward waits for processes that may
     have fewer batches. They are left in the mode, training or evaluation, in which they came. The
-    first evaluation.num_pictures samples seen are drawn into the folder `pictures`.
+    first evaluation.num_pictures samples seen are drawn into the folder `pictures`. `together` runs
+    the part that can fail on one process alone (distributed.on_every_process).
     """
     names = DISTANCE_NAMES[config.evaluation.features]
     segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
@@ -59,27 +64,30 @@ def evaluate(
         weights = config.evaluation.inception_weights
         distances = ImageDistances(config.evaluation.features, weights).to(device)
     album = None if pictures is None else Album(pictures, config.evaluation.num_pictures)
-    bf16 = config.distributed.precision == "bf16"
     networks = [net for net in (mask_generator, image_generator) if net is not None]
-    with _evaluation_mode(networks), torch.no_grad():
+
+    def measure() -> None:
         bar = tqdm(batches, "evaluate", unit="batch", leave=False, disable=not show_progress)
         for batch in (batch.to(device) for batch in bar):
             drawn = {"true_mask": colorize(batch.fine), "real": batch.image}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                restored, edges = batch.fine, "instance"
-                if segmentation is not None:
-                    edges = config.generator.edges
-                    degraded, valid = degrade(config, batch.fine, batch.coarse)
+            restored, edges = batch.fine, "instance"
+            if segmentation is not None:
+                edges = config.generator.edges
+                degraded, valid = degrade(config, batch.fine, batch.coarse)
+                with autocast(config, device):
                     restored = _restore(config, degraded, valid, mask_generator)
-                    segmentation.update(restored, batch.fine, valid)
-                    drawn |= {"input": colorize(degraded), "restored": colorize(restored)}
-                if image_generator is not None:
-                    segmap = generator_input(one_hot(restored), edges, batch.instance)
-                    drawn["synthesized"] = to_uint8(image_generator(segmap))
+                segmentation.update(restored, batch.fine, valid)
+                drawn |= {"input": colorize(degraded), "restored": colorize(restored)}
+            if image_generator is not None:
+                segmap = generator_input(one_hot(restored), edges, batch.instance)
+                drawn["synthesized"] = to_uint8(image_generator(segmap))
             if distances is not None:
                 distances.update(batch.image, drawn["synthesized"])
             if album is not None:
                 album.add(batch.keys, drawn)
+
+    with _evaluation_mode(networks), torch.no_grad():
+        together(measure)
     if album is not None:
         album.close()
     metrics: dict[str, Any] = dict.fromkeys((*SEGMENTATION_FIGURES, *names))
@@ -130,12 +138,18 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         mask_generator = load_mask_generator(config).to(device)
     metrics = evaluate(
         config,
-        val_batches(config, accelerator.process_index, accelerator.num_processes),
+        val_batches(
+            config,
+            accelerator.process_index,
+            accelerator.num_processes,
+            run_folder.left_out_shards(config.run),
+        ),
         mask_generator,
         image_generator,
         device,
         config.run / "pictures" if is_main and write else None,
         show_progress=is_main,
+        together=partial(on_every_process, accelerator),
     )
     if is_main and write:
         write_result(config, metrics, num_images, config.run)
@@ -180,7 +194,7 @@ def load_mask_generator(config: RunConfig) -> MaskGenerator:
     return network
 
 
-def load_frozen_generator(config: RunConfig, device: torch.device) -> FrozenGenerator | None:
+def load_frozen_generator(config: RunConfig, device: torch.device) -> nn.Module | None:
     """The image generator of generator.path, frozen.
 
     None for a run that trains the image generator itself or that works without one. Raises
@@ -200,11 +214,12 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> FrozenGene
     return _frozen_generator(config, path, device)
 
 
-def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> FrozenGenerator:
+def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> nn.Module:
     generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
     # channels_last was faster in a trial on two CPU cores; benchmarks/ has yet to measure it.
-    frozen: FrozenGenerator = FrozenGenerator(generator).to(device)
-    return frozen.to(memory_format=torch.channels_last)
+    frozen: nn.Module = FrozenGenerator(generator).to(device)
+    frozen = frozen.to(memory_format=torch.channels_last)
+    return in_precision(frozen, config.distributed.frozen_precision)
 
 
 def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, folder: Path) -> None:
@@ -213,7 +228,8 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     metrics: what `evaluate` returned. num_images: images seen in training. Raises RuntimeError if
     not every val sample was counted exactly once.
     """
-    num_val = len(open_split(config.data, "val"))
+    left_out = run_folder.left_out_shards(config.run)
+    num_val = len(open_split(config.data, "val", left_out))
     if metrics["num_samples"] != num_val:
         raise RuntimeError(f"{metrics['num_samples']} samples evaluated of {num_val} in val")
     manifest = read_manifest(config.data.shards)
@@ -239,7 +255,11 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
             "coarse": manifest["coarse"],
             "perceptual network": config.perceptual.network if config.trains else None,
             "precision": config.distributed.precision,
+            "frozen precision": config.distributed.frozen_precision,
         },
+        "left_out_shards": left_out,
+        "images_passed_over": sum(b - a for a, b in run_folder.passed_over(config.run)),
+        "resumed_with_other_code": run_folder.was_resumed_with_other_code(config.run),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
         | {name: version(name) for name in ("torchvision", "torchmetrics", "torch-fidelity")},

@@ -1,12 +1,11 @@
 """The terms of the losses, unweighted. They are summed where they are used, by configuration."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.models.perceptual import Lite0Features, VGG19Features
 from maskrestore.segmap import generator_input
 
 
@@ -23,9 +22,9 @@ def l1_loss(synthesized_image: Tensor, real_image: Tensor) -> Tensor:
 class PerceptualLoss(nn.Module):
     """L_VGG(s, y): the taps of a frozen network compared by weighted mean absolute difference."""
 
-    def __init__(self, features: VGG19Features | Lite0Features) -> None:
+    def __init__(self, features: nn.Module, tap_weights: Sequence[float]) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.tap_weights = features, tap_weights
 
     def forward(self, synthesized_image: Tensor, real_image: Tensor) -> Tensor:
         """Two images [B,3,H,W] in [-1,1] -> scalar; only the first one gets a gradient."""
@@ -33,7 +32,7 @@ class PerceptualLoss(nn.Module):
             real = self.features(real_image)
         total = torch.zeros((), device=synthesized_image.device)
         for weight, tap, target in zip(
-            self.features.tap_weights, self.features(synthesized_image), real, strict=True
+            self.tap_weights, self.features(synthesized_image), real, strict=True
         ):
             total = total + weight * F.l1_loss(tap.float(), target.float())
         return total
@@ -63,14 +62,16 @@ def restoration_losses(
         return losses
     if image_generator is None:
         raise ValueError("perceptual and l1 need an image generator")
-    restored_segmap = restored_logits.float().softmax(1)
-    synthesized_image = image_generator(generator_input(restored_segmap, edges, instance))
-    if "perceptual" in terms:
-        if perceptual_loss is None:
-            raise ValueError("the term perceptual needs a PerceptualLoss")
-        losses["perceptual"] = perceptual_loss(synthesized_image, real_image)
-    if "l1" in terms:
-        losses["l1"] = l1_loss(synthesized_image, real_image)
+    if "perceptual" in terms and perceptual_loss is None:
+        raise ValueError("the term perceptual needs a PerceptualLoss")
+    # The frozen networks have a precision of their own (models/half.py).
+    with torch.autocast(real_image.device.type, enabled=False):
+        restored_segmap = restored_logits.float().softmax(1)
+        synthesized_image = image_generator(generator_input(restored_segmap, edges, instance))
+        if perceptual_loss is not None and "perceptual" in terms:
+            losses["perceptual"] = perceptual_loss(synthesized_image, real_image)
+        if "l1" in terms:
+            losses["l1"] = l1_loss(synthesized_image, real_image)
     return losses
 
 

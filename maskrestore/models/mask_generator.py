@@ -16,10 +16,21 @@ class MaskGenerator(SPADETrunk):
     What the annotated pixels say is added to the logits, so that training starts at the unrestored
     mask and learns what to change. Both choices were the better ones in a short trial that was not
     kept (one seed, one data set).
+
+    checkpointing: compute each block's activations again in the backward pass rather than keep them
+    (Chen et al. 2016): less memory, more time, the same gradient.
     """
 
-    def __init__(self, num_classes: int, width: int, hidden: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width: int,
+        hidden: int,
+        size: tuple[int, int],
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__(num_classes + 1, width, hidden, size, norm="instance", spectral=False)
+        self.checkpointing = checkpointing
         self.conv_logits = nn.Conv2d(width, num_classes, 3, padding=1)
         self.input_gain = nn.Parameter(torch.tensor([3.0]))
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
+from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["batch", "instance"]
 
@@ -101,6 +102,9 @@ class SPADETrunk(nn.Module):
     times (normal). Raises ValueError on another size.
     """
 
+    checkpointing = False
+    """Whether blocks compute their activations again in the backward pass."""
+
     def __init__(
         self,
         semantic_nc: int,
@@ -135,12 +139,19 @@ class SPADETrunk(nn.Module):
     def features(self, segmap: Tensor) -> Tensor:
         """segmap [B,semantic_nc,H,W] -> [B,width,height,width of `size`], after a leaky ReLU."""
         x = self.fc(F.interpolate(segmap, size=self.latent_size, mode="nearest"))
-        x = self.head_0(x, segmap)
-        x = self.G_middle_0(_double(x), segmap)
-        x = self.G_middle_1(_double(x) if self.six_doublings else x, segmap)
+        x = self._run(self.head_0, x, segmap)
+        x = self._run(self.G_middle_0, _double(x), segmap)
+        x = self._run(self.G_middle_1, _double(x) if self.six_doublings else x, segmap)
         for block in (self.up_0, self.up_1, self.up_2, self.up_3):
-            x = block(_double(x), segmap)
+            x = self._run(block, _double(x), segmap)
         return F.leaky_relu(x, 0.2)
+
+    def _run(self, block: nn.Module, x: Tensor, segmap: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, x, segmap, use_reentrant=False)
+            return again
+        result: Tensor = block(x, segmap)
+        return result
 
 
 class SPADEGenerator(SPADETrunk):

@@ -1,0 +1,122 @@
+"""Frozen networks in half precision whose input gradient is not lost.
+
+The gradient of a mean over an image is about 1 / (number of elements): at 512x1024 in batches of 8
+smaller than fp16's smallest number, so that it arrives as zero. (DeepSpeed and GradScaler scale the
+loss only where the trained network itself is in fp16.) Here it is scaled where it enters the frozen
+network's backward pass, and unscaled where it leaves.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.models.frozen import Frozen
+
+START_EXPONENT, LOWEST_EXPONENT = 8, -8
+"""log2 of the largest gradient element that enters, at first and at least. fp16 ends at 2**16: 8
+leaves a factor of 256 for what the network adds, and 2**-24 as its finest step another 2**32."""
+STEPS_UP = 1000
+"""Steps in a row with a finite gradient after which an exponent that was lowered rises by 1."""
+
+
+def in_precision(network: nn.Module, precision: str) -> nn.Module:
+    """A frozen network as it is for fp32, else for bf16 or fp16 a HalfPrecision of it."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return network if precision == "fp32" else HalfPrecision(network, kinds[precision])
+
+
+class HalfPrecision(Frozen):
+    """A frozen network computed in fp16 or bf16, outside of autocast.
+
+    fp16: the gradient of all its outputs together is multiplied by a power of two, chosen on the
+    device each time, so that its largest element lies near 2**exponent: right from the first step,
+    at any size, loss weight or outer loss scale. If it overflows inside all the same it leaves as
+    inf or NaN, the step has no effect (engine.py), and `update` lowers the exponent for the next.
+    bf16 reaches as far as fp32 and is not scaled.
+    """
+
+    exponent: Tensor
+    num_finite: Tensor
+    scale: Tensor
+    """The factor of the last backward pass, float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        device = next(network.parameters()).device
+        self.network = network.to(dtype)
+        self.dtype = dtype
+        for name, value in (("exponent", START_EXPONENT), ("num_finite", 0), ("scale", 1)):
+            self.register_buffer(name, torch.tensor(float(value), device=device))
+        self.freeze()
+
+    def forward(self, x: Tensor) -> Any:
+        """float tensor -> what the network gives, a tensor or a list of them, as float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            if self.dtype != torch.float16 or not (torch.is_grad_enabled() and x.requires_grad):
+                found = self.network(x.to(self.dtype))
+                return [y.float() for y in found] if isinstance(found, list) else found.float()
+            used: list[Tensor] = []  # the factor of this call's backward pass, once it has begun
+            found = self.network(_Unscaled.apply(x, self.dtype, used))
+            outputs = found if isinstance(found, list) else [found]
+            scaled = _Scaled.apply(self, used, *outputs)
+            return list(scaled) if isinstance(found, list) else scaled[0]
+
+    def update(self, finite: Tensor) -> None:
+        """After each step: whether its whole gradient was finite (bool, 0-dim, on the device)."""
+        if self.dtype != torch.float16:
+            return
+        lowered = (self.exponent - 2).clamp(min=LOWEST_EXPONENT)
+        risen = (self.exponent + 1).clamp(max=START_EXPONENT)
+        num_finite = torch.where(finite, self.num_finite + 1, 0)
+        rises = num_finite >= STEPS_UP
+        kept = torch.where(rises, risen, self.exponent)
+        self.exponent.copy_(torch.where(finite, kept, lowered))
+        self.num_finite.copy_(torch.where(rises, 0, num_finite))
+
+    def scaling_state(self) -> dict[str, Tensor]:
+        """What the scaling goes on from after a resume."""
+        return {"exponent": self.exponent, "num_finite": self.num_finite}
+
+    def load_scaling_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `scaling_state`."""
+        self.exponent.copy_(state["exponent"])
+        self.num_finite.copy_(state["num_finite"])
+
+
+class _Scaled(torch.autograd.Function):
+    """Outputs of the network to float32; their gradients, scaled together, back to half."""
+
+    @staticmethod
+    def forward(ctx: Any, owner: HalfPrecision, used: list[Tensor], *outputs: Tensor) -> Any:
+        ctx.owner, ctx.used = owner, used
+        ctx.set_materialize_grads(False)
+        return tuple(output.float() for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        owner = ctx.owner
+        largest = torch.stack([g.abs().amax() for g in gradients if g is not None]).amax()
+        # frexp is exact: largest = m * 2**e with m in [0.5, 1). All zeros, inf and NaN give an e
+        # of 0 or nonsense, and stay what they are whatever they are multiplied by.
+        exponent = torch.frexp(largest).exponent
+        power = (owner.exponent - exponent).clamp(-126, 126)
+        scale = torch.ldexp(torch.ones_like(largest), power)
+        scale = torch.where(largest.isfinite() & (largest > 0), scale, 1.0)
+        owner.scale.copy_(scale)
+        ctx.used.append(scale)
+        halves = [None if g is None else (g * scale).to(owner.dtype) for g in gradients]
+        return None, None, *halves
+
+
+class _Unscaled(torch.autograd.Function):
+    """The input of the network to half; its gradient, unscaled, back to the input's format."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype, used: list[Tensor]) -> Tensor:
+        ctx.used, ctx.dtype = used, x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return (gradient.float() / ctx.used[-1]).to(ctx.dtype), None, None
