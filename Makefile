@@ -22,7 +22,7 @@ check: $(BIN)/ready  ## lint, format and types
 
 lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
-	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --extra deepspeed --universal --python-version 3.11 \
 	  --generate-hashes --no-header --upgrade --quiet -o requirements.txt
 
 clean:  ## remove the environment, but no data and no runs

@@ -92,9 +92,8 @@ class DataConfig(SourceConfig):
     shards: Path = Path("data/streetscenes")
     """Folder of WebDataset tars with its manifest.json; with data.url, where they are kept."""
     url: str = ""
-    """Where shards come from that are not in data.shards yet: http(s)://HOST/FOLDER,
-    s3://BUCKET/FOLDER, or a command that prints the file {}, as "pipe:aws s3 cp s3://BUCKET/{} -".
-    """
+    """Where shards come from that are not in data.shards yet: http(s)://HOST/FOLDER, s3://BUCKET/
+    FOLDER, or a command that prints the file {}, as "pipe:aws s3 cp s3://BUCKET/{} -"."""
     bad_shards: Literal["stop", "skip"] = "stop"
     """A shard whose bytes are not those of the manifest stops the run, or is left out: skip reads
     all shards once before training, so that every process leaves out the same ones."""
@@ -312,7 +311,7 @@ class RunConfig(Section):
                 "distributed.engine=deepspeed with them, or leave them out"
             )
         if distributed.offload_optimizer and not distributed.zero_stage:
-            raise ValueError("distributed.offload_optimizer=true needs zero_stage=1, 2 or 3")
+            raise ValueError("distributed.offload_optimizer=true needs zero_stage 1, 2 or 3")
         if distributed.engine == "deepspeed" and self.trains_generator:
             raise ValueError(
                 "task=synthesis trains two networks, but distributed.engine=deepspeed drives one: "

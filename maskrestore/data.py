@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from maskrestore.config import DataConfig, RunConfig
 from maskrestore.manifest import read_manifest
 from maskrestore.sample import Sample, decode
 from maskrestore.settings import UserError
+from maskrestore.shard_cache import fetch, fetch_manifest
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class Batch:
         maps = (stack(name).long() for name in ("fine", "coarse", "instance"))
         return cls(tuple(sample.key for sample in samples), image, *maps)
 
+    def split(self, num_parts: int) -> list[Self]:
+        """Equal parts, in their order; the batch size must be a multiple of their number."""
+        size, rest = divmod(len(self.keys), num_parts)
+        if rest:
+            raise ValueError(f"{len(self.keys)} samples cannot be cut into {num_parts} equal parts")
+        values = [getattr(self, field.name) for field in fields(self)]
+        starts = range(0, len(self.keys), size)
+        return [type(self)(*(value[at : at + size] for value in values)) for at in starts]
+
     def to(self, device: torch.device) -> Self:
         """The same batch on a device; the copy to a GPU does not wait."""
         if device.type == "cpu":
@@ -62,24 +73,33 @@ class Batch:
 class ShardFolder:
     """The samples of one split of a shard folder, read by index, from any thread.
 
-    Raises UserError if the folder, its manifest or the split is missing, unfinished or empty, and,
-    when a shard is first opened, if its size or sha256 is not the manifest's.
+    url: where shards are fetched from that are not in the folder yet, when they are first opened.
+    left_out: names of shards whose samples do not count. Raises UserError if the folder, its
+    manifest or the split is missing, unfinished or empty, and, when a shard is first opened, if it
+    cannot be fetched or its size or sha256 is not the manifest's.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, split: str, url: str = "", left_out: Collection[str] = ()
+    ) -> None:
+        self.folder, self.url = folder, url
         self.manifest = read_manifest(folder)
         if split not in self.manifest["splits"]:
             known = ", ".join(self.manifest["splits"]) or "none"
             raise UserError(f"{folder} has no split {split!r}; there are: {known}")
-        self._shards = self.manifest["splits"][split]["shards"]
+        every = self.manifest["splits"][split]["shards"]
+        self.shards = [shard for shard in every if shard["name"] not in left_out]
+        self.sizes = tuple(shard["num_samples"] for shard in self.shards)
         self._index = [
             (number, sample["key"], sample["members"])
-            for number, shard in enumerate(self._shards)
+            for number, shard in enumerate(self.shards)
             for sample in shard["samples"]
         ]
         if not self._index:
-            raise UserError(f"{folder}: split {split!r} is empty; write it again with more samples")
+            without = f" without the damaged {', '.join(sorted(left_out))}" if left_out else ""
+            raise UserError(
+                f"{folder}: split {split!r} is empty{without}; write it again with more samples"
+            )
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -102,13 +122,15 @@ class ShardFolder:
     def _open(self, number: int) -> int:
         with self._lock:
             if number not in self._files:
-                self._files[number] = open_checked(self.folder, self._shards[number])
+                self._files[number] = open_checked(self.folder, self.shards[number], self.url)
             return self._files[number]
 
 
-def open_checked(folder: Path, shard: dict[str, Any]) -> int:
-    """File descriptor of a shard whose size and sha256 are those of the manifest."""
+def open_checked(folder: Path, shard: dict[str, Any], url: str = "") -> int:
+    """File descriptor of a shard whose size and sha256 are those of the manifest; UserError."""
     path = folder / shard["name"]
+    if url and not path.exists():
+        fetch(folder, url, shard["name"], shard)
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -121,39 +143,76 @@ def open_checked(folder: Path, shard: dict[str, Any]) -> int:
         raise UserError(
             f"shard {path} is damaged: {size} bytes, sha256 {found[:12]}…; its manifest says "
             f"{shard['num_bytes']} bytes, {shard['sha256'][:12]}…. Write the shards again"
+            + (" or delete this one, to fetch it again" if url else "")
+            + ", or leave it out: data.bad_shards=skip"
         )
     return file
 
 
+def find_bad_shards(
+    config: DataConfig, splits: Iterable[str], rank: int, world_size: int
+) -> set[str]:
+    """Names of shards that cannot be fetched or are not those of the manifest, among this rank's
+    share of all; reads each shard once. With a progress bar on rank 0."""
+    names = set()
+    every = [(split, shard) for split in splits for shard in open_split(config, split).shards]
+    mine = every[rank::world_size]
+    for _, shard in tqdm(mine, "check shards", unit="shard", leave=False, disable=rank > 0):
+        try:
+            os.close(open_checked(config.shards, shard, config.url))
+        except UserError:
+            names.add(shard["name"])
+    return names
+
+
 @lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_samples: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def epoch_order(
+    seed: int, epoch: int, sizes: tuple[int, ...], window: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Sample ids of one pass in their shuffled order, and which of them are mirrored."""
     generator = np.random.default_rng([seed, epoch])
-    return generator.permutation(num_samples), generator.random(num_samples) < 0.5
+    total = sum(sizes)
+    if not 0 < window < len(sizes):
+        return generator.permutation(total), generator.random(total) < 0.5
+    ids = np.split(np.arange(total), np.cumsum(sizes)[:-1])
+    shards = generator.permutation(len(sizes))
+    windows = [shards[at : at + window] for at in range(0, len(sizes), window)]
+    shuffled = [generator.permutation(np.concatenate([ids[i] for i in some])) for some in windows]
+    return np.concatenate(shuffled), generator.random(total) < 0.5
 
 
-def training_order(seed: int, num_samples: int, start: int, count: int) -> list[tuple[int, bool]]:
-    """(sample id, mirrored) of the images number start .. start+count-1 of a run."""
+def training_order(
+    seed: int, sizes: tuple[int, ...], start: int, count: int, window: int = 0
+) -> list[tuple[int, bool]]:
+    """(sample id, mirrored) of the images number start .. start+count-1 of a run.
+
+    sizes: samples of each shard. window: shards among which samples are shuffled, after the shards
+    themselves were; 0 is all.
+    """
     order = []
     for position in range(start, start + count):
-        epoch, place = divmod(position, num_samples)
-        ids, flips = epoch_order(seed, epoch, num_samples)
+        epoch, place = divmod(position, sum(sizes))
+        ids, flips = epoch_order(seed, epoch, sizes, window)
         order.append((int(ids[place]), bool(flips[place])))
     return order
 
 
 def training_batches(
-    config: RunConfig, start_image: int, rank: int, world_size: int
+    config: RunConfig,
+    start_image: int,
+    rank: int,
+    world_size: int,
+    left_out: Collection[str] = (),
 ) -> Generator[Batch]:
     """This rank's part of every global batch from image number `start_image` on, without end."""
-    folder = open_split(config.data, "train")
+    folder = open_split(config.data, "train", left_out)
     batch_size = config.training.batch_size
-    share = batch_size // world_size
+    share, window = batch_size // world_size, config.data.shuffle_shards
 
     def plan() -> Iterator[list[tuple[int, bool]]]:
         start = start_image
         while True:
-            order = training_order(config.seed, len(folder), start, batch_size)
+            order = training_order(config.seed, folder.sizes, start, batch_size, window)
             yield order[rank * share : (rank + 1) * share]
             start += batch_size
 
@@ -161,18 +220,21 @@ def training_batches(
     return _prefetched(config.data, folder, ([(i, f and mirror) for i, f in b] for b in plan()))
 
 
-def val_batches(config: RunConfig, rank: int, world_size: int) -> Generator[Batch]:
+def val_batches(
+    config: RunConfig, rank: int, world_size: int, left_out: Collection[str] = ()
+) -> Generator[Batch]:
     """This rank's share of the val split, in order; over all ranks each sample exactly once."""
-    folder = open_split(config.data, "val")
+    folder = open_split(config.data, "val", left_out)
     mine = range(rank, len(folder), world_size)
     size = config.evaluation.batch_size
     plan = ([(i, False) for i in mine[at : at + size]] for at in range(0, len(mine), size))
     return _prefetched(config.data, folder, plan)
 
 
-def open_split(config: DataConfig, split: str) -> ShardFolder:
+def open_split(config: DataConfig, split: str, left_out: Collection[str] = ()) -> ShardFolder:
     """The split that a run reads; UserError if its size is not the one of the settings."""
-    folder = ShardFolder(config.shards, split)
+    fetch_manifest(config)
+    folder = ShardFolder(config.shards, split, config.url, left_out)
     size = f"{folder.manifest['height']}x{folder.manifest['width']}"
     if size != config.size:
         raise UserError(

@@ -5,7 +5,7 @@ be resumed on another number of processes, at another ZeRO stage, or with the ot
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,9 +104,12 @@ class Replicated:
     @contextmanager
     def part(self, is_last: bool) -> Iterator[None]:
         """Gradients are exchanged in the backward pass of the last part alone."""
-        alone = is_last or not isinstance(self.network, DistributedDataParallel)
-        with nullcontext() if alone else self.network.no_sync():
+        network = self.network
+        if is_last or not isinstance(network, DistributedDataParallel):
             yield
+        else:
+            with network.no_sync():
+                yield
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""

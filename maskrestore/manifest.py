@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         for split in manifest["splits"].values():
             _ = split["num_samples"], split["class_pixels"]
             for shard in split["shards"]:
-                _ = shard["name"], shard["num_samples"], shard["num_bytes"], shard["sha256"]
-                _ = [(sample["key"], dict(sample["members"])) for sample in shard["samples"]]
+                _check_shard(shard)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a shard manifest: {error!r}") from error
     if wrong:
@@ -58,6 +58,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is of {manifest['num_classes']} classes; this program knows {NUM_CLASSES}"
         )
     return dict(manifest)
+
+
+def _check_shard(shard: dict[str, Any]) -> None:
+    """ValueError, KeyError or TypeError unless the entry is one that can be relied on.
+
+    Names reach paths and, where shards are fetched, commands; a manifest may come from outside.
+    """
+    name, sha256 = shard["name"], shard["sha256"]
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(f"shard name {name!r} is no plain file name")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{name}: sha256 {sha256!r}")
+    if len(shard["samples"]) != shard["num_samples"]:
+        raise ValueError(
+            f"{name}: {len(shard['samples'])} samples listed of {shard['num_samples']}"
+        )
+    for sample in shard["samples"]:
+        for member, (offset, size) in sample["members"].items():
+            if not 0 <= offset <= offset + size <= shard["num_bytes"]:
+                raise ValueError(f"{name}: {sample['key']}.{member} lies outside of the file")
 
 
 def data_sha256(manifest: dict[str, Any]) -> str:

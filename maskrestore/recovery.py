@@ -33,9 +33,7 @@ def tell_skipped(
         log.write({"skipped": facts})
 
 
-def go_back(
-    config: RunConfig, report: Report, saver: Saver, log: run_folder.RunLog
-) -> None:
+def go_back(config: RunConfig, report: Report, saver: Saver, log: run_folder.RunLog) -> None:
     """Write down that the run goes back, and over which images it will pass.
 
     Raises UserError if it went back too often.

@@ -4,7 +4,7 @@ Run the same command again to resume. Progress is counted in images seen. The fo
 (Karras et al. 2024): set everything up, then one flat loop to be read top to bottom.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ from maskrestore.pictures import contact_sheet
 from maskrestore.program import Interrupted
 from maskrestore.recovery import check_end, go_back, tell_skipped
 from maskrestore.settings import UserError
+from maskrestore.shard_cache import fetch_manifest
 from maskrestore.stopping import StopRequest, Watchdog
 
 GO_ON, STOP, FAILED = 0, 1, 2
@@ -55,6 +56,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     can mend, and Interrupted once it has saved after SIGTERM, SIGINT or SIGUSR2.
     """
     accelerator = make_accelerator(config, for_training=config.trains)
+    on_every_process(accelerator, lambda: fetch_manifest(config.data))
     held = on_main_process(accelerator, lambda: run_folder.claim(config))
     try:
         on_every_process(accelerator, lambda: run_folder.check_shared(config.run))

@@ -11,21 +11,23 @@ from maskrestore import checkpoint
 
 
 def make(folder: Path, num_images: int) -> Path:
-    state = {"num_images": num_images, "weight": torch.full((3,), float(num_images))}
+    weights = {"weight": torch.full((3,), float(num_images))}
+    state = {"num_images": num_images, "networks": weights, "scaling": {}}
     return checkpoint.save(folder, num_images, state)
 
 
 def test_the_newest_comes_back_and_older_ones_go(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.latest(tmp_path) == (None, [])
     for num_images in (8, 16, 24):
         make(tmp_path, num_images)
     checkpoint.prune(tmp_path, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000016", "000000024"]
-    newest = checkpoint.latest(tmp_path)
+    newest, faults = checkpoint.latest(tmp_path)
     assert newest is not None
+    assert not faults
     state = checkpoint.load(newest)
     assert state["num_images"] == 24
-    assert torch.equal(state["weight"], torch.full((3,), 24.0))
+    assert torch.equal(state["networks"]["weight"], torch.full((3,), 24.0))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "no state", "no manifest", "bad", "list"])
@@ -45,7 +47,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
         manifest.unlink()
     else:
         manifest.write_text("{" if damage == "bad" else "[1]")
-    assert checkpoint.latest(tmp_path) == tmp_path / "000000008"
+    found, faults = checkpoint.latest(tmp_path)
+    assert found == tmp_path / "000000008"
+    assert faults == [f"checkpoint {newest} is damaged or missing"]
 
 
 @pytest.mark.slow
@@ -65,5 +69,5 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "File too large"
     assert [path.name for path in tmp_path.iterdir()] == ["000000008"]
-    assert checkpoint.latest(tmp_path) == tmp_path / "000000008"
+    assert checkpoint.latest(tmp_path)[0] == tmp_path / "000000008"
     assert checkpoint.load(make(tmp_path, 16))["num_images"] == 16

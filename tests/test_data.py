@@ -42,16 +42,16 @@ def keys_of(config: RunConfig, start: int, count: int, world_size: int) -> list[
 def test_the_order_is_a_pure_function_of_seed_and_images_seen(
     seed: int, n: int, start: int
 ) -> None:
-    whole = training_order(seed, n, 0, start + 60)
-    assert training_order(seed, n, start, 60) == whole[start:]
+    whole = training_order(seed, (n,), 0, start + 60)
+    assert training_order(seed, (n,), start, 60) == whole[start:]
     epoch = start // n * n
-    assert sorted(i for i, _ in training_order(seed, n, epoch, n)) == list(range(n))
+    assert sorted(i for i, _ in training_order(seed, (n,), epoch, n)) == list(range(n))
 
 
 def test_epochs_and_seeds_shuffle_differently() -> None:
-    first, second = training_order(0, 32, 0, 32), training_order(0, 32, 32, 32)
+    first, second = training_order(0, (32,), 0, 32), training_order(0, (32,), 32, 32)
     assert first != second
-    assert first != training_order(1, 32, 0, 32)
+    assert first != training_order(1, (32,), 0, 32)
 
 
 def test_global_batches_are_the_same_on_any_number_of_ranks_and_threads(shards: Path) -> None:

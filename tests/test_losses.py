@@ -32,7 +32,8 @@ def test_l1_loss() -> None:
 
 @pytest.fixture(scope="module")
 def perceptual_loss() -> PerceptualLoss:
-    return PerceptualLoss(Lite0Features())
+    features = Lite0Features()
+    return PerceptualLoss(features, features.tap_weights)
 
 
 def test_perceptual_loss_weighs_the_taps(perceptual_loss: PerceptualLoss) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrestore.models.frozen import Frozen
 
-START_EXPONENT, LOWEST_EXPONENT = 8, -8
+START_EXPONENT, LOWEST_EXPONENT = 0, -10
 """log2 of the largest gradient element that enters, at first and at least. fp16 ends at 2**16: 8
 leaves a factor of 256 for what the network adds, and 2**-24 as its finest step another 2**32."""
 STEPS_UP = 1000
