@@ -141,19 +141,26 @@ def test_synthesis_sees_true_masks_and_instances_and_has_no_accuracy() -> None:
     assert metrics["fd_lite0"] == pytest.approx(expected.compute()["fd_lite0"])
 
 
-def test_bfloat16_is_used_where_it_is_asked_for() -> None:
+def test_each_network_computes_in_the_precision_asked_for() -> None:
+    """distributed.precision is the trained network's alone; a frozen one has its own."""
     painter = Painter()
+    mask_generator = nn.Conv2d(NUM_CLASSES, NUM_CLASSES, 1)
+
+    class Restoring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = mask_generator
+
+        def forward(self, segmap: Tensor, valid: Tensor) -> Tensor:
+            return self.convolution(segmap)
+
     seen = []
-    painter.convolution.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    for network in (mask_generator, painter.convolution):
+        network.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     for precision in ("fp32", "bf16"):
-        evaluate(
-            config_of("task=synthesis", f"distributed.precision={precision}"),
-            [batch_of(0, 1)],
-            None,
-            painter,
-            CPU,
-        )
-    assert seen == [torch.float32, torch.bfloat16]
+        config = config_of(f"distributed.precision={precision}")
+        evaluate(config, [batch_of(0, 1)], Restoring(), painter, CPU)
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
 
 
 def test_networks_are_evaluated_and_then_left_as_they_came() -> None:

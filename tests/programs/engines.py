@@ -6,6 +6,7 @@ weights' and evaluated network's sums.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def run(job: dict, folder: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # left behind by the engine before
     words = [f"training.batch_size={BATCH}", "distributed.device=cpu", *job["words"]]
     config = load_config(words)
     accelerator = make_accelerator(config, for_training=True)
