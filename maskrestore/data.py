@@ -7,6 +7,7 @@ processes and threads, a resumed run needs no loader state, and each val sample 
 
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
@@ -96,11 +97,12 @@ class ShardFolder:
             for sample in shard["samples"]
         ]
         if not self._index:
-            without = f" without the damaged {', '.join(sorted(left_out))}" if left_out else ""
+            without = f" without the {len(every)} damaged shards" if every else ""
             raise UserError(
                 f"{folder}: split {split!r} is empty{without}; write it again with more samples"
             )
         self._files: dict[int, int] = {}
+        self._failures: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -109,9 +111,13 @@ class ShardFolder:
     def __getitem__(self, index: int) -> Sample:
         number, key, members = self._index[index]
         file = self._open(number)
-        return decode(
-            key, {name: os.pread(file, size, offset) for name, (offset, size) in members.items()}
-        )
+        try:
+            return decode(
+                key, {name: os.pread(file, size, at) for name, (at, size) in members.items()}
+            )
+        except (OSError, ValueError) as error:
+            path = self.folder / self.shards[number]["name"]
+            raise UserError(f"shard {path} cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the shard files."""
@@ -121,8 +127,16 @@ class ShardFolder:
 
     def _open(self, number: int) -> int:
         with self._lock:
+            if number in self._failures:  # other threads have waited for the same shard
+                raise UserError(self._failures[number])
             if number not in self._files:
-                self._files[number] = open_checked(self.folder, self.shards[number], self.url)
+                try:
+                    file = open_checked(self.folder, self.shards[number], self.url)
+                except UserError as error:
+                    message = f"{error}, or leave it out: data.bad_shards=skip"
+                    self._failures[number] = message
+                    raise UserError(message) from error
+                self._files[number] = file
             return self._files[number]
 
 
@@ -133,19 +147,22 @@ def open_checked(folder: Path, shard: dict[str, Any], url: str = "") -> int:
         fetch(folder, url, shard["name"], shard)
     try:
         file = os.open(path, os.O_RDONLY)
+        with open(file, "rb", closefd=False) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"shard {path} cannot be opened: {error.strerror}") from error
-    with open(file, "rb", closefd=False) as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        raise UserError(f"shard {path} cannot be read: {error.strerror}") from error
     size = os.fstat(file).st_size
-    if found != shard["sha256"]:
+    if (size, found) != (shard["num_bytes"], shard["sha256"]):
         os.close(file)
         raise UserError(
             f"shard {path} is damaged: {size} bytes, sha256 {found[:12]}…; its manifest says "
             f"{shard['num_bytes']} bytes, {shard['sha256'][:12]}…. Write the shards again"
             + (" or delete this one, to fetch it again" if url else "")
-            + ", or leave it out: data.bad_shards=skip"
         )
+    ends = [sum(place) for sample in shard["samples"] for place in sample["members"].values()]
+    if max(ends, default=0) > size:
+        os.close(file)
+        raise UserError(f"shard {path} has {size} bytes, but its last member ends at {max(ends)}")
     return file
 
 
@@ -153,14 +170,18 @@ def find_bad_shards(
     config: DataConfig, splits: Iterable[str], rank: int, world_size: int
 ) -> set[str]:
     """Names of shards that cannot be fetched or are not those of the manifest, among this rank's
-    share of all; reads each shard once. With a progress bar on rank 0."""
+    share of all; says why on stderr. Reads each shard once, with a progress bar on rank 0.
+
+    UserError if the manifest or one of the splits is missing.
+    """
     names = set()
-    every = [(split, shard) for split in splits for shard in open_split(config, split).shards]
+    every = [shard for split in splits for shard in open_split(config, split).shards]
     mine = every[rank::world_size]
-    for _, shard in tqdm(mine, "check shards", unit="shard", leave=False, disable=rank > 0):
+    for shard in tqdm(mine, "check shards", unit="shard", leave=False, disable=rank > 0):
         try:
             os.close(open_checked(config.shards, shard, config.url))
-        except UserError:
+        except UserError as error:
+            tqdm.write(f"left out: {error}", file=sys.stderr)
             names.add(shard["name"])
     return names
 
@@ -189,9 +210,9 @@ def training_order(
     sizes: samples of each shard. window: shards among which samples are shuffled, after the shards
     themselves were; 0 is all.
     """
-    order = []
+    order, total = [], sum(sizes)
     for position in range(start, start + count):
-        epoch, place = divmod(position, sum(sizes))
+        epoch, place = divmod(position, total)
         ids, flips = epoch_order(seed, epoch, sizes, window)
         order.append((int(ids[place]), bool(flips[place])))
     return order

@@ -6,9 +6,11 @@ The home of webdataset, whose gopen knows the protocols.
 import fcntl
 import hashlib
 import os
+import re
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,31 @@ from webdataset import gopen
 
 from maskrestore.config import DataConfig
 from maskrestore.files import sync_folder
-from maskrestore.manifest import MANIFEST
+from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.settings import UserError
 
 ATTEMPTS = 3
+PAUSE = 1.0
+"""Seconds before the second attempt; twice as many before the third."""
 BLOCK = 1 << 20
-SCHEMES = ("http://", "https://", "file://", "gs://", "hf://", "pipe:")
+SCHEMES = ("http://", "https://", "file://")
+CURL_STATUS = {6: "no such host", 7: "no connection", 18: "cut off", 22: "refused by the server"}
 
 
 def fetch_manifest(config: DataConfig) -> None:
     """Fetch data.url's manifest.json into data.shards, unless there is one or nothing to fetch.
 
-    UserError if it cannot be had.
+    UserError if it cannot be had or is none.
     """
-    if config.url and not (config.shards / MANIFEST).is_file():
-        fetch(config.shards, config.url, MANIFEST)
+    path = config.shards / MANIFEST
+    if not config.url or path.is_file():
+        return
+    fetch(config.shards, config.url, MANIFEST)
+    try:
+        read_manifest(config.shards)
+    except UserError as error:
+        path.unlink(missing_ok=True)  # else it would be kept, and data.url never asked again
+        raise UserError(f"data.url={config.url}: {error}") from error
 
 
 def fetch(folder: Path, url: str, name: str, expected: dict[str, Any] | None = None) -> None:
@@ -42,18 +54,22 @@ def fetch(folder: Path, url: str, name: str, expected: dict[str, Any] | None = N
     UserError if it cannot be had or is another one.
     """
     source, reason = address(url, name), ""
-    (folder / ".locks").mkdir(parents=True, exist_ok=True)
-    with open(folder / ".locks" / name, "a") as guard:
+    try:
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+        guard = open(folder / ".locks" / name, "a")  # noqa: SIM115 - closed by the next `with`
+    except OSError as error:
+        raise UserError(f"data.shards={folder} cannot be written: {error.strerror}") from error
+    with guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         for attempt in range(ATTEMPTS):
             if (folder / name).is_file():  # also: another process was faster
                 return
             if attempt:
-                time.sleep(0.5 * 2**attempt)
+                time.sleep(PAUSE * attempt)
             try:
                 reason = _download(source, folder / name, expected)
             except OSError as error:
-                reason = f"cannot be read: {error}"
+                reason = _explain(error, source)
             if not reason:
                 return
     raise UserError(
@@ -74,7 +90,7 @@ def address(url: str, name: str) -> str:
     if url.startswith("s3://"):
         return f"pipe:aws s3 cp {shlex.quote(url.rstrip('/') + '/' + name)} -"
     if not url.startswith(SCHEMES):
-        raise UserError(f"data.url={url}: must begin with s3://, {', '.join(SCHEMES)}")
+        raise UserError(f"data.url={url}: must begin with {', '.join(SCHEMES)}, s3:// or pipe:")
     return f"{url.rstrip('/')}/{name}"
 
 
@@ -101,8 +117,11 @@ def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
                     found.update(block)
                     size += len(block)
                     bar.update(len(block))
-            finally:
-                stream.close()  # raises OSError if the command behind it failed
+            except BaseException:
+                with suppress(OSError):  # in the wake of what went wrong first
+                    stream.close()
+                raise
+            stream.close()  # raises OSError if the command behind it failed
             file.flush()
             os.fsync(file.fileno())
         if not size:
@@ -114,3 +133,13 @@ def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
     return ""
+
+
+def _explain(error: OSError, source: str) -> str:
+    """In the user's words; gopen's are those of the command behind it."""
+    status = re.search(r": exit (-?\d+) \(read\)", str(error))
+    if not status:
+        return f"cannot be fetched: {error}"
+    if source.startswith("pipe:"):
+        return f"the command ended with status {status[1]}"
+    return f"curl: {CURL_STATUS.get(int(status[1]), f'status {status[1]}')}"

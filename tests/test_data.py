@@ -1,22 +1,29 @@
-"""The loader: an order that depends on (seed, images seen) alone, and shards that are checked."""
+"""The loader: what it reads, and shards that are checked. The order has test_order.py."""
 
 import gc
 import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import webdataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskrestore.config import RunConfig, load_config
-from maskrestore.data import Batch, ShardFolder, training_batches, training_order, val_batches
+from maskrestore.data import (
+    Batch,
+    ShardFolder,
+    find_bad_shards,
+    training_batches,
+    val_batches,
+)
+from maskrestore.manifest import read_manifest
 from maskrestore.sample import MEMBERS, Sample, decode
 from maskrestore.settings import UserError
 
@@ -25,56 +32,17 @@ def config_for(folder: Path, *words: str) -> RunConfig:
     return load_config([f"data.shards={folder}", "data.size=32x64", *words])
 
 
-def keys_of(config: RunConfig, start: int, count: int, world_size: int) -> list[str]:
-    """The keys of `count` global batches, the ranks' parts put together."""
-    parts = [training_batches(config, start, rank, world_size) for rank in range(world_size)]
-    keys = []
-    for _ in range(count):
-        for part in parts:
-            keys += next(part).keys
-    for part in parts:
-        part.close()
-    return keys
-
-
-@given(seed=st.integers(0, 2**31), n=st.integers(1, 40), start=st.integers(0, 500))
-@settings(deadline=None, max_examples=50)
-def test_the_order_is_a_pure_function_of_seed_and_images_seen(
-    seed: int, n: int, start: int
-) -> None:
-    whole = training_order(seed, (n,), 0, start + 60)
-    assert training_order(seed, (n,), start, 60) == whole[start:]
-    epoch = start // n * n
-    assert sorted(i for i, _ in training_order(seed, (n,), epoch, n)) == list(range(n))
-
-
-def test_epochs_and_seeds_shuffle_differently() -> None:
-    first, second = training_order(0, (32,), 0, 32), training_order(0, (32,), 32, 32)
-    assert first != second
-    assert first != training_order(1, (32,), 0, 32)
-
-
-def test_global_batches_are_the_same_on_any_number_of_ranks_and_threads(shards: Path) -> None:
-    config = config_for(shards, "training.batch_size=12")
-    alone = keys_of(config, 0, 4, 1)
-    for world_size in (2, 3, 4):
-        assert keys_of(config, 0, 4, world_size) == alone
-    threads = config_for(shards, "training.batch_size=12", "data.threads=5")
-    assert keys_of(threads, 0, 4, 2) == alone
-    assert keys_of(config, 24, 2, 2) == alone[24:]  # resumed after two batches
-
-
-def test_each_val_sample_is_seen_exactly_once_on_any_number_of_ranks(shards: Path) -> None:
-    config = config_for(shards, "evaluation.batch_size=2")
-    everything = [s.key for s in _samples(shards, "val")]
-    for world_size in range(1, len(everything) + 3):  # more ranks than samples too
-        seen = [
-            key
-            for rank in range(world_size)
-            for batch in val_batches(config, rank, world_size)
-            for key in batch.keys
-        ]
-        assert sorted(seen) == sorted(everything)
+def test_a_batch_is_cut_into_equal_parts_that_make_it_up(shards: Path) -> None:
+    batch = next(training_batches(config_for(shards, "training.batch_size=12"), 0, 0, 1))
+    for num_parts in (1, 2, 3, 12):
+        parts = batch.split(num_parts)
+        assert [len(part.keys) for part in parts] == [12 // num_parts] * num_parts
+        assert sum((part.keys for part in parts), ()) == batch.keys
+        for name in ("image", "fine", "coarse", "instance"):
+            together = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(together, getattr(batch, name))
+    with pytest.raises(ValueError, match="12 samples cannot be cut into 5 equal parts"):
+        batch.split(5)
 
 
 def _samples(folder: Path, split: str) -> list[Sample]:
@@ -149,7 +117,119 @@ def test_a_damaged_shard_is_named_when_it_is_first_opened(copy: Path, damage: st
         shard.write_bytes(content)
     else:
         shard.unlink()
-    assert "train-000000.tar" in message(copy, "training.batch_size=16")
+    text = message(copy, "training.batch_size=16")
+    assert "train-000000.tar" in text
+    assert "or leave it out: data.bad_shards=skip" in text
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_shards_can_be_left_out(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_for(copy, "training.batch_size=4")
+    assert find_bad_shards(config.data, ("train", "val"), 0, 1) == set()
+    assert "left out" not in capsys.readouterr().err
+    flip_a_bit(copy / "train-000001.tar")
+    (copy / "train-000003.tar").unlink()
+    longer = copy / "val-000000.tar"
+    longer.write_bytes(longer.read_bytes() + bytes(512))
+    bad = {"train-000001.tar", "train-000003.tar", "val-000000.tar"}
+    for world_size in (1, 2, 3, 9):  # more ranks than shards too: each shard is read by one
+        found = [
+            find_bad_shards(config.data, ("train", "val"), rank, world_size)
+            for rank in range(world_size)
+        ]
+        assert sorted(name for names in found for name in names) == sorted(bad)
+    errors = capsys.readouterr().err
+    assert f"left out: shard {copy / 'train-000001.tar'} is damaged: " in errors
+    assert f"left out: shard {copy / 'train-000003.tar'} cannot be read: No such file" in errors
+    kept = {
+        sample["key"]
+        for split in read_manifest(copy)["splits"].values()
+        for shard in split["shards"]
+        for sample in shard["samples"]
+        if shard["name"] not in bad
+    }
+    batches = training_batches(config, 0, 0, 1, bad)
+    seen = [key for batch in islice(batches, 2) for key in batch.keys]
+    batches.close()
+    seen += [key for batch in val_batches(config, 0, 1, bad) for key in batch.keys]
+    assert sorted(seen) == sorted(kept)
+    assert len(seen) == 8 + 2  # 4 shards of 4 and 2 of 3 and 2 samples, less the bad ones
+
+
+def test_nothing_is_left_to_train_on_without_any_shard(copy: Path) -> None:
+    for path in copy.glob("train-*.tar"):
+        flip_a_bit(path)
+    config = config_for(copy)
+    bad = find_bad_shards(config.data, ("train", "val"), 0, 1)
+    with pytest.raises(UserError, match="split 'train' is empty without the 4 damaged shards"):
+        training_batches(config, 0, 0, 1, bad)
+    assert sum(len(batch.keys) for batch in val_batches(config, 0, 1, bad)) == 5
+
+
+Facts = dict[str, Any]
+
+
+def no_sample_of_the_last_shard(facts: Facts) -> None:
+    facts["splits"]["train"]["shards"][-1]["samples"].pop()
+
+
+def one_sample_more(facts: Facts) -> None:
+    facts["splits"]["train"]["num_samples"] += 1
+
+
+def a_member_before_the_file(facts: Facts) -> None:
+    facts["splits"]["train"]["shards"][0]["samples"][0]["members"]["fine.png"][0] = -512
+
+
+def a_size_that_is_no_number(facts: Facts) -> None:
+    facts["splits"]["train"]["shards"][0]["samples"][0]["members"]["fine.png"][1] = "12"
+
+
+def no_digest(facts: Facts) -> None:
+    facts["splits"]["train"]["shards"][0]["sha256"] = "0"
+
+
+def a_member_behind_the_file(facts: Facts) -> None:
+    facts["splits"]["train"]["shards"][0]["samples"][0]["members"]["fine.png"][1] = 10**15
+
+
+def a_member_of_another_one(facts: Facts) -> None:
+    members = facts["splits"]["train"]["shards"][0]["samples"][0]["members"]
+    members["fine.png"][0] += 512
+
+
+def no_fine_mask(facts: Facts) -> None:
+    del facts["splits"]["train"]["shards"][0]["samples"][0]["members"]["fine.png"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (no_sample_of_the_last_shard, "train-000003.tar: lists 3 samples and says 4"),
+        (one_sample_more, "num_samples 17, its shards say 16"),
+        (a_member_before_the_file, "fine.png lies at -512"),
+        (a_size_that_is_no_number, "fine.png lies at"),
+        (no_digest, "train-000000.tar: sha256 '0'"),
+        (a_member_behind_the_file, "but its last member ends at 10000000000"),
+        (a_member_of_another_one, "fine.png is not a whole PNG"),
+        (no_fine_mask, "fine.png"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_or_its_shards_is_refused(
+    copy: Path, edit: Callable[[Facts], None], reason: str
+) -> None:
+    manifest = copy / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    edit(facts)
+    manifest.write_text(json.dumps(facts))
+    text = message(copy, "training.batch_size=16")  # raised in a decoding thread, or before
+    assert reason in text
+    assert str(copy) in text
 
 
 def test_an_empty_split_another_size_and_an_unknown_split_are_errors(copy: Path) -> None:
