@@ -13,11 +13,12 @@ from typing import Any
 
 from launch.figure import draw_figure
 from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
-from launch.state import State, read_result, read_state
+from launch.state import State, read_state
 from maskrestore.config import RunConfig
 from maskrestore.drift import read_run_config
 from maskrestore.files import write_atomically
 from maskrestore.program import run_program
+from maskrestore.result import read_result
 from maskrestore.settings import ConfigError, UserError, flatten
 
 PAPER = {
@@ -111,7 +112,7 @@ def _read_row(cell: Cell) -> Row:
     saved = cell.folder / "config.yaml"
     try:
         config = read_run_config(saved) if saved.is_file() else cell.config
-        return Row(cell, config, state, read_result(cell) if state.kind == "done" else {})
+        return Row(cell, config, state, read_result(cell.folder) if state.kind == "done" else {})
     except (ConfigError, UserError) as error:
         problem = " ".join(str(error).splitlines())
         return Row(cell, cell.config, State("unreadable", state.progress), {}, problem)

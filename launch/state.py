@@ -8,7 +8,8 @@ from typing import Any, Literal
 from launch.grid import Cell, Grid
 from maskrestore.drift import differing_keys, read_run_config
 from maskrestore.files import file_sha256, is_locked
-from maskrestore.settings import ConfigError, UserError, flatten
+from maskrestore.result import read_result
+from maskrestore.settings import ConfigError, UserError
 
 ERROR = "error.txt"
 """In the run folder of a cell whose last attempt failed: why."""
@@ -43,7 +44,8 @@ def read_progress(cell: Cell) -> Progress:
     num_images = 0
     losses: dict[str, float] = {}
     for line in _last_lines(cell.folder / "metrics.jsonl"):
-        num_images = int(line.get("num_images", num_images))
+        seen = line.get("num_images")
+        num_images = seen if isinstance(seen, int) else num_images
         losses = line.get("losses", losses)
     return Progress(num_images, cell.config.total_images, losses)
 
@@ -58,28 +60,6 @@ def read_state(cell: Cell) -> State:
     if (cell.folder / ERROR).is_file():
         return State("failed", progress)
     return State("stopped" if progress.num_images else "missing", progress)
-
-
-def read_result(cell: Cell) -> dict[str, Any]:
-    """result.json of a cell that is done; UserError if it cannot be read.
-
-    "metrics" holds numbers or None; its "iou" is None or holds one for each class.
-    """
-    path = cell.folder / "result.json"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        metrics, protocol = dict(result["metrics"]), dict(result["protocol"])
-        figures = [*flatten(metrics.get("iou") or {}, "iou."), *metrics.items()]
-        wrong = [
-            key
-            for key, value in figures
-            if key != "iou" and not isinstance(value, int | float | None)
-        ]
-        if wrong:
-            raise ValueError(f"no number: {', '.join(wrong)}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a result: {error!r}; delete it and submit again") from error
-    return {**result, "metrics": metrics, "protocol": protocol}
 
 
 def check_unchanged(grid: Grid) -> None:
@@ -110,7 +90,10 @@ def _differences(cell: Cell) -> list[str]:
     if path.is_file():
         found += differing_keys(read_run_config(path), cell.config)
     if (cell.folder / "result.json").is_file():
-        then, generator = read_result(cell).get("generator_sha256"), cell.config.generator.path
+        then, generator = (
+            read_result(cell.folder).get("generator_sha256"),
+            cell.config.generator.path,
+        )
         if then is not None and generator is not None and generator.is_file():
             now = file_sha256(generator)
             if then != now:

@@ -14,11 +14,12 @@ from pydantic import NonNegativeInt
 from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
 from launch.job import TrainJob
 from launch.local import Failure, find_devices, run_queue
-from launch.state import ERROR, State, check_unchanged, read_progress, read_result, read_state
+from launch.state import ERROR, State, check_unchanged, read_progress, read_state
 from maskrestore.config import DataConfig, RunConfig, SourceConfig
 from maskrestore.files import write_atomically
 from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.program import count_cores, run_program
+from maskrestore.result import read_result
 from maskrestore.settings import ConfigError, UserError
 
 
@@ -97,7 +98,7 @@ def run_cells(grid: Grid, cells: Sequence[Cell], settings: SubmitConfig) -> dict
 
 def summary(cell: Cell) -> str:
     """What a cell that is done reached, in a line."""
-    metrics = read_result(cell)["metrics"]
+    metrics = read_result(cell.folder)["metrics"]
     shown = [
         f"{name} {factor * metrics[key]:.1f}"
         for key, name, factor in (
@@ -130,7 +131,12 @@ def print_plan(grid: Grid, states: dict[str, State], data: DataConfig) -> None:
 
 def check_source(data: DataConfig) -> None:
     """ConfigError if the shards are others than the settings say, or are missing and cannot be
-    written for want of the raw data; UserError if their manifest is damaged."""
+    written for want of the raw data; UserError if their manifest is damaged or cannot be fetched.
+    """
+    if data.url:
+        from maskrestore.shard_cache import fetch_manifest  # webdataset takes seconds to import
+
+        fetch_manifest(data)
     if _has_shards(data):
         written = read_manifest(data.shards)["settings"]
         asked = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"root"})

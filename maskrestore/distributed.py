@@ -59,6 +59,7 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         deepspeed_plugin=plugin,
         gradient_accumulation_steps=config.training.accumulation,  # must agree with DeepSpeed's
     )
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else it is left to the next run as well
     if accelerator.num_processes != asked:
         raise ConfigError(
             f"WORLD_SIZE={asked} processes were asked for, but {accelerator.num_processes} came up"

@@ -63,8 +63,23 @@ def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
-NO_ARITHMETIC = ("config", "drift", "files", "pictures", "program", "run_folder", "settings")
-"""Modules of maskrestore whose code does not enter the figures; settings are compared apart."""
+NO_ARITHMETIC = (
+    "checkpoint",
+    "config",
+    "drift",
+    "files",
+    "health",
+    "pictures",
+    "program",
+    "recovery",
+    "result",
+    "run_folder",
+    "settings",
+    "shard_cache",
+    "stopping",
+)
+"""Modules of maskrestore whose code does not enter the figures of a healthy run; settings are
+compared apart."""
 
 
 def code_sha256() -> dict[str, str]:

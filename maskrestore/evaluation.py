@@ -29,8 +29,9 @@ from maskrestore.models.half import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
 from maskrestore.pictures import Album
+from maskrestore.result import read_result
 from maskrestore.segmap import colorize, generator_input, one_hot, to_uint8
-from maskrestore.settings import ConfigError, UserError
+from maskrestore.settings import ConfigError
 
 SEGMENTATION_FIGURES = ("accu", "accu_annotated", "accu_unannotated", "miou19", "miou_all", "iou")
 
@@ -158,22 +159,6 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         held.close()
     accelerator.end_training()
     return metrics
-
-
-def read_result(run: Path) -> dict[str, Any]:
-    """result.json of a finished run; UserError if there is none, or none of ours."""
-    path = run / "result.json"
-    if not path.is_file():
-        raise UserError(
-            f"run={run} has no result.json: finish it by the same `python train.py` command "
-            "that started it, which ends with an evaluation"
-        )
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        _ = result["num_images"] + 0
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a result: {error!r}; delete it and train again") from error
-    return dict(result)
 
 
 def check_ready(config: RunConfig, with_images: bool) -> None:

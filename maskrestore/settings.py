@@ -165,13 +165,15 @@ def _shown(value: Any) -> str:
 
 
 def _value(schema: type[Section], key: str, text: str) -> Any:
-    """A word's value as YAML reads it, but paths as they stand, and 1e6 as a number."""
-    if not text:
-        raise ConfigError(f"{key}=: write a value behind it")
+    """A word's value as YAML reads it, but texts and paths as they stand, and 1e6 as a number."""
     field: Any = None
     for name in key.split("."):
         field = schema.model_fields.get(name)
         schema = type(field.default) if field and isinstance(field.default, Section) else Section
+    if field and field.annotation is str:
+        return text
+    if not text:
+        raise ConfigError(f"{key}=: write a value behind it")
     if field and Path in (field.annotation, *get_args(field.annotation)):
         return None if text in ("none", "null") else text
     if re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", text, re.IGNORECASE):

@@ -30,7 +30,6 @@ from maskrestore.evaluation import (
     check_ready,
     evaluate,
     load_frozen_generator,
-    read_result,
     write_result,
 )
 from maskrestore.health import Health, Step
@@ -41,6 +40,7 @@ from maskrestore.objectives import Objective, make_objective
 from maskrestore.pictures import contact_sheet
 from maskrestore.program import Interrupted
 from maskrestore.recovery import check_end, go_back, tell_skipped
+from maskrestore.result import read_result
 from maskrestore.settings import UserError
 from maskrestore.shard_cache import fetch_manifest
 from maskrestore.stopping import StopRequest, Watchdog
@@ -65,7 +65,8 @@ def train(config: RunConfig) -> dict[str, Any]:
             finished = _train(config, accelerator)
             accelerator.free_memory()
             accelerator.wait_for_everyone()
-        return read_result(config.run)
+        result = on_main_process(accelerator, lambda: read_result(config.run))
+        return gather_objects(accelerator, result or {})[0]
     finally:
         if held is not None:
             held.close()

@@ -46,6 +46,12 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
             "'.[deepspeed]'`, or write distributed.engine=ddp"
         ) from error
     logger.setLevel(logging.ERROR)  # a step that it leaves out is told by health.py, with its keys
+    if "WORLD_SIZE" not in os.environ and not torch.distributed.is_initialized():
+        # Plain python, which no launcher started: DeepSpeed would look for MPI.
+        os.environ.setdefault("LOCAL_RANK", "0")
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        backend = "gloo" if use_cpu else "nccl"
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     return DeepSpeedPlugin(hf_ds_config=_settings(config, num_processes))
 
 
@@ -96,8 +102,19 @@ class Sharded:
         self._adam: Any = torch.optim.Adam(network.parameters(), betas=betas, fused=True)
         self._engine: Any
         self._engine, _ = accelerator.prepare(network, self._adam)
-        if state is not None and state["optimizer"]["step"]:
-            self._load(state["optimizer"])
+        # The scale of fp16, as torch's GradScaler keeps it, else empty. DeepSpeed's own use of one
+        # clips the scaled gradient at stages 1 to 3, and never lowers a scale that overflows.
+        fp16 = config.distributed.precision == "fp16"
+        self._scaling = torch.amp.GradScaler(accelerator.device.type, enabled=fp16).state_dict()
+        self._engine.torch_autocast_z0_gradscaler = None
+        if self._stage:
+            self._engine.optimizer.torch_autocast_gradscaler = None
+        if state is not None:
+            if fp16:
+                self._scaling |= state["scaler"]
+            if state["optimizer"]["step"]:
+                self._load(state["optimizer"])
+        self._tell_scale()
         self.network: nn.Module = self._engine
 
     @contextmanager
@@ -110,22 +127,44 @@ class Sharded:
 
     def backward(self, loss: Tensor) -> None:
         """See Engine."""
+        if self._scaling and not self._stage:  # else DeepSpeed scales it
+            loss = loss * self._scaling["scale"]
         self._engine.backward(poisoned(loss), scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> Tensor:
-        """See Engine. At stages 1 to 3 DeepSpeed itself waits for the device here."""
+        """See Engine. At stages 1 to 3 DeepSpeed itself waits for the device here; so does fp16."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self._stage:
             self._engine.step()  # leaves out what is not finite, and calls its norm inf
-            norm = self._engine.get_global_grad_norm()
-            return torch.as_tensor(norm, dtype=torch.float32, device=self._engine.device)
-        # Stage 0 is the bare optimizer, which has no such guard.
-        gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self._adam.found_inf = (~norm.isfinite()).float()
-        self._engine.step()
+            found = self._engine.get_global_grad_norm()
+            norm = torch.as_tensor(found, dtype=torch.float32, device=self._engine.device)
+        else:  # the bare optimizer, which has no such guard
+            gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
+            if self._scaling:
+                for gradient in gradients:
+                    gradient.div_(self._scaling["scale"])
+            norm = nn.utils.get_total_norm(gradients)
+            self._adam.found_inf = (~norm.isfinite()).float()
+            self._engine.step()
+        if self._scaling:
+            self._rescale(bool(norm.isfinite()))
         return norm
+
+    def _rescale(self, fits: bool) -> None:
+        """What torch's GradScaler.update does, from a norm that all processes share."""
+        scaling = self._scaling
+        scaling["_growth_tracker"] = scaling["_growth_tracker"] + 1 if fits else 0
+        if not fits:
+            scaling["scale"] *= scaling["backoff_factor"]
+        elif scaling["_growth_tracker"] == scaling["growth_interval"]:
+            scaling["scale"] *= scaling["growth_factor"]
+            scaling["_growth_tracker"] = 0
+        self._tell_scale()
+
+    def _tell_scale(self) -> None:
+        if self._scaling and self._stage:
+            self._engine.optimizer.override_loss_scale(self._scaling["scale"])
 
     def whole(self) -> nn.Module:
         """See Engine. At stage 3 a copy, since the network itself is in pieces."""
@@ -144,7 +183,7 @@ class Sharded:
         return {
             "weights": self._weights(),
             "optimizer": {"step": step, "moments": moments},
-            "scaler": {},
+            "scaler": dict(self._scaling),
         }
 
     def _weights(self) -> dict[str, Tensor]:

@@ -4,7 +4,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from runs import TINY, Words
 
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.models.pretrained import save_spade_generator
+from maskrestore.models.spade import SPADEGenerator
 from shards.write import WriteConfig, write_shards
 
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
@@ -28,3 +33,30 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return folder
+
+
+@pytest.fixture
+def words(shards: Path, generator: Path, tmp_path: Path) -> Words:
+    """The words of a tiny run in tmp_path/NAME."""
+
+    def make(name: str, *more: str) -> list[str]:
+        own = [f"data.shards={shards}", f"run={tmp_path / name}", f"generator.path={generator}"]
+        return [*TINY, *own, *more]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in the official layout, of a tiny image generator that knows its batch statistics.
+
+    With those it was born with its tanh saturates, and no gradient comes through.
+    """
+    torch.manual_seed(0)
+    network = SPADEGenerator(NUM_CLASSES + 2, 4, 8, (32, 64))
+    with torch.no_grad():
+        for _ in range(40):
+            network(torch.randn(4, NUM_CLASSES + 2, 8, 16).softmax(1))
+    path = tmp_path_factory.mktemp("generator") / "generator.pth"
+    save_spade_generator(network, path)
+    return path

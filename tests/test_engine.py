@@ -177,6 +177,6 @@ def test_other_numbers_of_processes_go_on_from_the_same_state(
         source = str(job["load"]).removesuffix("-first")
         assert resumed["world"] == num_processes
         assert close(resumed["losses"], facts(folder, source)["losses"][BREAK:], 1e-4)
-        assert tensors(state(folder, str(job["name"]))).keys() == tensors(
-            state(folder, source)
-        ).keys()
+        assert (
+            tensors(state(folder, str(job["name"]))).keys() == tensors(state(folder, source)).keys()
+        )

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
-    0: {"config", "drift", "files", "labels", "manifest", "program", "settings"},
+    0: {"config", "drift", "files", "labels", "manifest", "program", "result", "settings"},
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models", "health"},
     2: {
         "checkpoint",
@@ -24,7 +24,17 @@ FLOORS = {
     },
     3: {"objectives", "evaluation", "recovery", "training_loop"},
 }
-TORCH_FREE = {"config", "drift", "files", "labels", "manifest", "program", "sample", "settings"}
+TORCH_FREE = {
+    "config",
+    "drift",
+    "files",
+    "labels",
+    "manifest",
+    "program",
+    "result",
+    "sample",
+    "settings",
+}
 HOMES = {
     "accelerate": {"maskrestore.distributed", "maskrestore.zero"},
     "deepspeed": {"maskrestore.zero"},

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrestore.degrade import nearest_downsample, nearest_upsample
 from maskrestore.models.mask_generator import MaskGenerator
@@ -40,6 +40,22 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     alone = torch.cat([generator(segmap[i : i + 1], valid[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
     assert not list(generator.buffers())
+
+
+def test_checkpointing_computes_twice_and_gives_the_same_gradients() -> None:
+    def gradients(checkpointing: bool) -> tuple[int, list[Tensor]]:
+        torch.manual_seed(0)
+        generator = MaskGenerator(5, 2, 4, (32, 64), checkpointing).train()
+        runs: list[nn.Module] = []
+        generator.head_0.conv_0.register_forward_pre_hook(lambda module, _: runs.append(module))
+        segmap, label_map = torch.rand(2, 5, 32, 64), torch.randint(0, 5, (2, 32, 64))
+        F.cross_entropy(generator(segmap, torch.ones(2, 1, 32, 64)), label_map).backward()
+        return len(runs), [p.grad for p in generator.parameters() if p.grad is not None]
+
+    (once, kept), (twice, again) = gradients(False), gradients(True)
+    assert (once, twice) == (1, 2)
+    assert len(kept) == len(list(MaskGenerator(5, 2, 4, (32, 64)).parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
 def test_sees_which_pixels_are_annotated() -> None:

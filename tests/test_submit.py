@@ -50,7 +50,7 @@ def finish(words: list[str], *names: str) -> None:
         if cell.name in names:
             cell.folder.mkdir(parents=True)
             (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
-            result = {"metrics": {"accu": 0.5}, "protocol": {}, "generator_sha256": None}
+            result = {"metrics": {"accu": 0.5}, "protocol": {}, "num_images": 8}
             (cell.folder / "result.json").write_text(json.dumps(result))
 
 
@@ -107,7 +107,7 @@ def test_a_result_of_another_image_generator_is_refused(words: list[str], tmp_pa
     finish(words, "synthesis", "densify-ce")
     folder = tmp_path / "runs" / "tiny-table1"
     (folder / "synthesis" / "generator.pth").write_bytes(b"retrained")
-    result = {"metrics": {}, "protocol": {}, "generator_sha256": "0" * 64}
+    result = {"metrics": {}, "protocol": {}, "num_images": 8, "generator_sha256": "0" * 64}
     (folder / "densify-ce" / "result.json").write_text(json.dumps(result))
     with pytest.raises(ConfigError, match="cell densify-ce: generator 000000000000 -> "):
         main([*words, "dry_run=true"])

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from runs import ROOT, Words, lines_of, losses_of, processes, run_train
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import val_batches
@@ -23,73 +23,6 @@ from maskrestore.objectives import Restoration
 from maskrestore.settings import UserError
 from maskrestore.training_loop import learning_rate_factor, make_objective, train
 from shards.write import WriteConfig, write_shards
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = (
-    "data.size=32x64",
-    "mask_generator.width=4",
-    "mask_generator.hidden=8",
-    "generator.width=4",
-    "generator.hidden=8",
-    "generator.discriminator_width=4",
-    "generator.num_images=16",
-    "perceptual.network=lite0",
-    "evaluation.features=lite0",
-    "evaluation.num_pictures=2",
-    "training.batch_size=4",
-    "training.num_images=32",
-    "training.log_images=8",
-    "training.checkpoint_images=8",
-    "distributed.device=cpu",
-    "distributed.cpu_threads=1",
-)
-Words = Callable[..., list[str]]
-
-
-@pytest.fixture
-def words(shards: Path, generator: Path, tmp_path: Path) -> Words:
-    """The words of a tiny run in tmp_path/NAME."""
-
-    def make(name: str, *more: str) -> list[str]:
-        own = [f"data.shards={shards}", f"run={tmp_path / name}", f"generator.path={generator}"]
-        return [*TINY, *own, *more]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in the official layout, of a tiny image generator that knows its batch statistics.
-
-    With those it was born with its tanh saturates, and no gradient comes through.
-    """
-    torch.manual_seed(0)
-    network = SPADEGenerator(NUM_CLASSES + 2, 4, 8, (32, 64))
-    with torch.no_grad():
-        for _ in range(40):
-            network(torch.randn(4, NUM_CLASSES + 2, 8, 16).softmax(1))
-    path = tmp_path_factory.mktemp("generator") / "generator.pth"
-    save_spade_generator(network, path)
-    return path
-
-
-def run_train(words: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
-    command = [*(launcher or (sys.executable,)), str(ROOT / "train.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def two_processes() -> tuple[str, ...]:
-    """torchrun: on CPUs `accelerate launch --num_processes 2` starts a single process."""
-    run = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-    return (*run, "--nproc_per_node", "2")
-
-
-def lines_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses_of(run: Path) -> list[tuple[int, dict[str, float]]]:
-    return [(line["num_images"], line["losses"]) for line in lines_of(run) if "losses" in line]
 
 
 def test_a_restoring_run_leaves_everything_a_user_looks_for(words: Words, generator: Path) -> None:
@@ -167,6 +100,19 @@ def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
     assert all(p.grad is None for p in parent.parameters())
 
 
+def test_the_same_seed_starts_from_the_same_weights_whatever_the_loss(
+    words: Words, generator: Path
+) -> None:
+    frozen = FrozenGenerator(load_spade_generator(generator, (32, 64), NUM_CLASSES))
+    first = []
+    for loss in ("ce", "ce_vgg_l1"):
+        objective = make_objective(
+            load_config(words("run", f"loss={loss}")), frozen, torch.device("cpu")
+        )
+        first.append(objective.networks["mask_generator"].state_dict())
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
+
+
 def test_the_learning_rate_is_constant_then_falls_to_zero() -> None:
     config = load_config(["training.num_images=100", "training.decay_start=0.5", "loss=ce"])
     rates = [learning_rate_factor(config, n) for n in (0, 49, 50, 75, 100)]
@@ -209,7 +155,7 @@ def test_two_processes_compute_what_one_does(words: Words, tmp_path: Path, task:
     has to end well and every val sample has to count once.
     """
     more = (f"task={task}", "loss=ce_l1", "training.num_images=24")
-    done = run_train(words("two", *more), *two_processes())
+    done = run_train(words("two", *more), *processes(2))
     assert done.returncode == 0, done.stderr
     reports = [line for line in lines_of(tmp_path / "two") if "losses" in line]
     assert {line["num_processes"] for line in reports} == {2}
@@ -311,7 +257,7 @@ class TestMistakes:
     @pytest.mark.slow
     def test_a_mistake_of_the_main_process_ends_all(self, words: Words, tmp_path: Path) -> None:
         (tmp_path / "run").write_text("not a folder")
-        done = run_train(words("run", "loss=ce"), *two_processes())
+        done = run_train(words("run", "loss=ce"), *processes(2))
         assert done.returncode != 0
         assert "run cannot be written: File exists" in done.stderr
         assert "Connection closed by peer" not in done.stderr
@@ -325,24 +271,6 @@ class TestMistakes:
     def test_missing_shards(self, words: Words, tmp_path: Path) -> None:
         message = self.fails(words("run", f"data.shards={tmp_path / 'nowhere'}", "loss=ce"))
         assert "python shards/write.py" in message
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_that_is_not_there(self, words: Words) -> None:
-        from maskrestore.distributed import make_accelerator
-        from maskrestore.settings import ConfigError
-
-        with pytest.raises(ConfigError, match="torch sees no GPU"):
-            make_accelerator(load_config(words("run", "distributed.device=cuda")), True)
-
-    def test_a_batch_that_cannot_be_shared_and_processes_that_do_not_come(
-        self, words: Words, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from maskrestore.distributed import make_accelerator
-        from maskrestore.settings import ConfigError
-
-        monkeypatch.setenv("WORLD_SIZE", "3")
-        with pytest.raises(ConfigError, match="batch_size=4 cannot be shared evenly by 3"):
-            make_accelerator(load_config(words("run")), for_training=True)
 
 
 def test_config_is_plain_data() -> None:

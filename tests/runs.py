@@ -1,0 +1,107 @@
+"""Tiny runs and what they leave, for the tests that train."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "data.size=32x64",
+    "mask_generator.width=4",
+    "mask_generator.hidden=8",
+    "generator.width=4",
+    "generator.hidden=8",
+    "generator.discriminator_width=4",
+    "generator.num_images=16",
+    "perceptual.network=lite0",
+    "evaluation.features=lite0",
+    "evaluation.num_pictures=2",
+    "training.batch_size=4",
+    "training.num_images=32",
+    "training.log_images=8",
+    "training.checkpoint_images=8",
+    "distributed.device=cpu",
+    "distributed.cpu_threads=1",
+)
+Words = Callable[..., list[str]]
+
+
+def run_train(words: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
+    command = [*(launcher or (sys.executable,)), str(ROOT / "train.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def processes(number: int) -> tuple[str, ...]:
+    """torchrun: on CPUs `accelerate launch --cpu --num_processes 2` starts a single process."""
+    run = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    return (*run, "--nproc_per_node", str(number))
+
+
+def lines_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(run: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(line["num_images"], line["losses"]) for line in lines_of(run) if "losses" in line]
+
+
+def start_ranks(
+    words: list[str],
+    number: int,
+    folders: list[Path] | None = None,
+    program: Path = ROOT / "train.py",
+    environment: dict[str, str] | None = None,
+) -> list[subprocess.Popen[str]]:
+    """`number` processes as a scheduler starts them, without a launcher that would hide who ended
+    how. folders: where each one is started. environment: more of it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in range(number):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "OMP_NUM_THREADS": 1}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {name: str(value) for name, value in (own | address).items()}
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, str(program), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | variables | (environment or {}),
+                cwd=folders[rank] if folders else None,
+            )
+        )
+    return ranks
+
+
+def end_of(ranks: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], list[str]]:
+    """Exit status and stderr of each; a process that hangs fails the test."""
+    deadline = time.monotonic() + timeout
+    try:
+        errors = [rank.communicate(timeout=deadline - time.monotonic())[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [rank.returncode for rank in ranks], errors
+
+
+def run_ranks(words: list[str], number: int, **more: Any) -> tuple[list[int], list[str]]:
+    """start_ranks, and how they ended."""
+    return end_of(start_ranks(words, number, **more))
+
+
+def wait_until(condition: Callable[[], bool], ranks: list[subprocess.Popen[str]]) -> None:
+    """Until the condition holds while all processes live."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        ended = [rank for rank in ranks if rank.poll() is not None]
+        assert not ended, ended[0].communicate()[1]
+        time.sleep(0.01)

@@ -1,0 +1,343 @@
+"""Stopped, killed, damaged, poisoned: what a run on several processes goes on from."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from runs import (
+    ROOT,
+    Words,
+    end_of,
+    lines_of,
+    losses_of,
+    run_ranks,
+    start_ranks,
+    wait_until,
+)
+
+from maskrestore.config import RunConfig, load_config
+from maskrestore.data import ShardFolder, training_batches, training_order
+from maskrestore.files import lock
+from maskrestore.models.pretrained import load_weights
+from maskrestore.program import RESUME_STATUS
+from maskrestore.settings import UserError
+from maskrestore.training_loop import train
+from shards.write import WriteConfig, write_shards
+
+STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=96")
+LONG = (*STEPS, "loss=ce", "training.num_images=360", "training.learning_rate=1e-3")
+ENGINES = {
+    "ddp": ("distributed.engine=ddp",),
+    "zero2": ("distributed.engine=deepspeed", "distributed.zero_stage=2"),
+}
+
+pytestmark = pytest.mark.slow
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_weights(run / "mask_generator.pth")
+
+
+def assert_same_run(run: Path, unbroken: Path) -> None:
+    """Bit for bit: every step's loss, and the weights at the end."""
+    assert losses_of(run) == losses_of(unbroken)
+    ours, theirs = weights_of(run), weights_of(unbroken)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def assert_close_run(run: Path, unbroken: Path) -> None:
+    for (n, ours), (m, theirs) in zip(losses_of(run), losses_of(unbroken), strict=True):
+        assert n == m
+        assert ours == pytest.approx(theirs, rel=2e-2)
+
+
+def stop(words: list[str], run: Path, number: signal.Signals, after: int = 9) -> str:
+    """Send the signal to the second of two processes once `after` steps are done; stderr."""
+    ranks = start_ranks(words, 2)
+    log = run / "metrics.jsonl"
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= after, ranks)
+    ranks[1].send_signal(number)
+    statuses, errors = end_of(ranks)
+    assert statuses == [RESUME_STATUS, RESUME_STATUS], errors
+    assert not (run / "result.json").exists()
+    return "".join(errors)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "number"),
+    [
+        ("ddp", "fp32", signal.SIGTERM),
+        ("ddp", "bf16", signal.SIGUSR2),
+        ("zero2", "fp32", signal.SIGINT),
+        ("zero2", "bf16", signal.SIGTERM),
+    ],
+)
+def test_a_signal_to_one_process_stops_all_together_and_the_run_goes_on_as_if_unbroken(
+    words: Words, tmp_path: Path, engine: str, precision: str, number: signal.Signals
+) -> None:
+    more = (*LONG, *ENGINES[engine], f"distributed.precision={precision}")
+    statuses, errors = run_ranks(words("unbroken", *more), 2)
+    assert statuses == [0, 0], errors
+    told = stop(words("broken", *more), tmp_path / "broken", number)
+    assert told.count("stopped as asked and saved at image") == 1
+    assert "Traceback" not in told
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "broken", stopped)
+    statuses, errors = run_ranks(words("broken", *more), 2)
+    assert statuses == [0, 0], errors
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+    if precision == "fp32":  # the same on other numbers of processes, within rounding
+        for count in (1, 3):
+            elastic = tmp_path / f"on-{count}"
+            shutil.copytree(stopped, elastic)
+            statuses, errors = run_ranks(words(elastic.name, *more), count)
+            assert statuses == [0] * count, errors
+            assert_close_run(elastic, tmp_path / "unbroken")
+            at = {line["num_processes"] for line in lines_of(elastic) if "losses" in line}
+            assert at == {2, count}
+    if engine == "zero2" and precision == "fp32":  # and with the other engine, alone
+        moved = (*LONG, *ENGINES["ddp"], "training.save_in_background=true")
+        statuses, errors = run_ranks(words("stopped", *moved), 1)
+        assert statuses == [0], errors
+        assert_close_run(stopped, tmp_path / "unbroken")
+
+
+def test_a_checkpoint_that_one_process_sees_damaged_is_passed_over_by_all(
+    words: Words, tmp_path: Path
+) -> None:
+    """Two machines that each have a folder of their own, of which one is damaged."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
+    unbroken = train(load_config(words("unbroken", *LONG)))["num_images"]
+    assert unbroken == 360
+    ranks = start_ranks(relative, 1, folders=folders[:1])
+    saves = folders[0] / "run" / "checkpoints"
+    wait_until((saves / "000000192").exists, ranks)
+    ranks[0].send_signal(signal.SIGTERM)
+    assert end_of(ranks)[0] == [RESUME_STATUS]
+    shutil.copytree(folders[0] / "run", folders[1] / "run")
+    newest = max((folders[1] / "run" / "checkpoints").iterdir()) / "state.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    statuses, errors = run_ranks(relative, 2, folders=folders)
+    assert statuses == [0, 0], errors
+    fault = "is damaged or missing on process 1 of 2"
+    assert f"checkpoint run/checkpoints/{newest.parent.name} {fault}" in errors[0]
+    assert_close_run(folders[0] / "run", tmp_path / "unbroken")
+
+
+def test_a_folder_that_one_process_does_not_see_is_refused(words: Words, tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
+    statuses, errors = run_ranks(relative, 2, folders=folders)
+    assert statuses == [2, 2]
+    assert "run=run is not there for every process" in errors[1]
+
+
+def test_a_folder_of_a_live_run_is_refused_by_all_processes(words: Words, tmp_path: Path) -> None:
+    with lock(tmp_path / "run"):
+        statuses, errors = run_ranks(words("run", *LONG), 2)
+    assert statuses == [2, 2]
+    assert "another process is at work on this run" in errors[0]
+    assert errors[1] == ""
+
+
+def test_a_process_that_stands_still_ends_the_others_with_all_stacks(
+    words: Words, tmp_path: Path
+) -> None:
+    ranks = start_ranks(words("run", *LONG, "health.watchdog_seconds=4"), 2)
+    log = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 4, ranks)
+    ranks[1].send_signal(signal.SIGSTOP)
+    try:
+        _, error = ranks[0].communicate(timeout=60)
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "Timeout (0:00:04)!" in error
+    assert "training_loop.py" in error
+
+
+class TestPoison:
+    """Losses that are not finite, or jump."""
+
+    @staticmethod
+    def run(words: list[str], number: int, poison: str) -> tuple[list[int], list[str]]:
+        program = ROOT / "tests" / "programs" / "poisoned.py"
+        environment = {"POISON": poison, "PYTHONPATH": str(ROOT)}
+        return run_ranks(words, number, program=program, environment=environment)
+
+    SMALL = ("loss=ce", "training.batch_size=4", "training.log_images=16", "training.num_images=96")
+
+    @pytest.mark.parametrize("engine", ["ddp", "zero2"])
+    def test_a_bad_step_of_one_process_is_left_out_by_all_and_told(
+        self, words: Words, tmp_path: Path, engine: str
+    ) -> None:
+        given = words("run", *self.SMALL, *ENGINES[engine])
+        statuses, errors = self.run(given, 2, "nan:1:24:32")
+        assert statuses == [0, 0], errors
+        skipped = [line["skipped"] for line in lines_of(tmp_path / "run") if "skipped" in line]
+        batches = training_batches(load_config(given), 24, rank=1, world_size=2)
+        keys = [list(batch.keys) for batch in islice(batches, 2)]
+        batches.close()
+        assert skipped == [
+            {"images_after": 28, "terms": ["ce"], "processes": [1], "keys": keys[0]},
+            {"images_after": 32, "terms": ["ce"], "processes": [1], "keys": keys[1]},
+        ]
+        assert all(tensor.isfinite().all() for tensor in weights_of(tmp_path / "run").values())
+        assert not (tmp_path / "run" / "rollbacks.json").exists()
+
+    @pytest.mark.parametrize(
+        ("poison", "settings", "passed_over", "reason"),
+        [
+            ("nan:0:40:60", "health.max_skipped_steps=4", [40, 60], "loss ce is not finite at"),
+            ("50:0:180:184", "health.spike_deviations=8", [180, 184], "the loss jumped to"),
+        ],
+    )
+    def test_a_bad_window_is_gone_back_from_and_passed_over(
+        self,
+        words: Words,
+        tmp_path: Path,
+        poison: str,
+        settings: str,
+        passed_over: list[int],
+        reason: str,
+    ) -> None:
+        more = ("training.num_images=240", "training.checkpoint_images=32", settings)
+        run = tmp_path / "run"
+        statuses, errors = self.run(words("run", *self.SMALL, *more), 2, poison)
+        assert statuses == [0, 0], errors
+        [entry] = json.loads((run / "rollbacks.json").read_text())
+        assert entry["images"] == passed_over
+        assert reason in entry["reason"]
+        assert reason in errors[0]
+        assert [line for line in lines_of(run) if "skipped" in line] == []
+        losses = [losses["ce"] for _, losses in losses_of(run)]
+        assert max(losses) < 10
+        result = json.loads((run / "result.json").read_text())
+        assert result["images_passed_over"] == passed_over[1] - passed_over[0]
+
+    def test_a_run_that_goes_back_too_often_gives_up(self, words: Words, tmp_path: Path) -> None:
+        more = ("health.max_skipped_steps=2", "health.max_rollbacks=2")
+        statuses, errors = self.run(words("run", *self.SMALL, *more), 1, "nan:0:8:1000")
+        assert statuses == [2]
+        assert "having gone back 2 times (health.max_rollbacks=2)" in errors[0]
+        assert "Traceback" not in errors[0]
+        assert len(json.loads((tmp_path / "run" / "rollbacks.json").read_text())) == 2
+        assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.fixture
+def in_order(tmp_path: Path) -> Path:
+    """Shards of two samples each, read one after another by data.shuffle_shards=1."""
+    folder = tmp_path / "in-order"
+    write = WriteConfig(
+        size="32x64", num_train=12, num_val=4, out=folder, samples_per_shard=2, workers=1
+    )
+    write_shards(write)
+    return folder
+
+
+def damage_shard_of_step(config: RunConfig, step: int) -> str:
+    """Flip a bit in the shard that the step (from 0, batches of two) reads; its name."""
+    split = ShardFolder(config.data.shards, "train")
+    [(sample, _), _] = training_order(config.seed, split.sizes, 2 * step, 2, window=1)
+    name = str(split.shards[sample // 2]["name"])
+    split.close()
+    content = bytearray((config.data.shards / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (config.data.shards / name).write_bytes(content)
+    return name
+
+
+SMALL_SHARDS = (
+    "data.shuffle_shards=1",
+    "data.prefetch_batches=1",
+    "loss=ce",
+    "training.batch_size=2",
+    "training.num_images=24",
+    "training.checkpoint_images=1000",
+)
+
+
+def test_a_bad_shard_stops_all_processes_and_nothing_is_lost(
+    words: Words, in_order: Path, tmp_path: Path
+) -> None:
+    given = words("run", f"data.shards={in_order}", *SMALL_SHARDS)
+    name = damage_shard_of_step(load_config(given), 4)
+    statuses, errors = run_ranks(given, 2)
+    assert statuses == [2, 2], errors
+    assert sum(f"{name} is damaged" in error for error in errors) >= 1
+    assert "Traceback" not in "".join(errors)
+    saves = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saves[-1] == "000000008"  # the steps before it are saved
+
+
+def test_a_bad_shard_is_left_out_and_counted_where_the_user_says_so(
+    words: Words, in_order: Path, tmp_path: Path
+) -> None:
+    given = words("run", f"data.shards={in_order}", *SMALL_SHARDS, "data.bad_shards=skip")
+    name = damage_shard_of_step(load_config(given), 4)
+    statuses, errors = run_ranks(given, 2)
+    assert statuses == [0, 0], errors
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["left_out_shards"] == [name]
+    assert result["num_images"] == 24
+
+
+def test_more_processes_than_samples(words: Words, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    write_shards(WriteConfig(size="32x64", num_train=1, num_val=2, out=folder, workers=1))
+    more = ("loss=ce", "training.batch_size=3", "training.num_images=9")
+    statuses, errors = run_ranks(words("run", f"data.shards={folder}", *more), 3)
+    assert statuses == [0, 0, 0], errors
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"]["num_samples"] == 2
+
+
+def test_other_code_is_refused_by_name_unless_accepted(words: Words, tmp_path: Path) -> None:
+    short = (*STEPS, "loss=ce", "training.num_images=12")
+    train(load_config(words("run", *short)))
+    run = tmp_path / "run"
+    facts = json.loads((run / "inputs.json").read_text())
+    facts["code"] |= {"losses": "0" * 64, "torch": "1.0"}
+    (run / "inputs.json").write_text(json.dumps(facts))
+    train(load_config(words("run", *short)))  # finished: nothing would be computed
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match=r"other code: losses, torch 1\.0 -> "):
+        train(load_config(words("run", *short)))
+    result = train(load_config(words("run", *short, "accept_changed_code=true")))
+    assert result["resumed_with_other_code"] is True
+    assert "losses" in json.loads((run / "inputs.json").read_text())["earlier_code"][0]
+
+
+def test_a_full_disk_ends_all_processes_with_one_message(words: Words) -> None:
+    for background in ("false", "true"):
+        given = words(f"run-{background}", *LONG, f"training.save_in_background={background}")
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *given],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=small_files_only,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "File too large" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def small_files_only() -> None:
+    """The file system refuses, as a full one would."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
