@@ -238,8 +238,8 @@ class DistributedConfig(Section):
     """Number format of the trained network's operations (autocast); weights and optimizer stay
     fp32. fp16 needs a GPU."""
     frozen_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the frozen networks; their gradient is scaled so that none of it is lost.
-    fp16 needs a GPU."""
+    """Number format of the frozen networks (lite0 stays in fp32); their gradient is scaled so that
+    none of it is lost. fp16 needs a GPU."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
 

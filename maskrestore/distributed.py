@@ -106,11 +106,13 @@ def join_slurm_step() -> None:
     num_tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if "WORLD_SIZE" in environment or num_tasks == 1 or "SLURM_PROCID" not in environment:
         return
+    # A task that was given a GPU of its own sees but that one.
+    num_devices = torch.cuda.device_count() or num_tasks
     job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
     values = {
         "WORLD_SIZE": str(num_tasks),
         "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_RANK": str(int(environment["SLURM_LOCALID"]) % num_devices),
         "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(20_000 + (31 * job + step) % 20_000),  # two jobs may share a node
     }

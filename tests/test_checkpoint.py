@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskrestore import checkpoint
+from maskrestore.config import TrainingConfig
 
 
 def make(folder: Path, num_images: int) -> Path:
@@ -71,3 +72,78 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["000000008"]
     assert checkpoint.latest(tmp_path)[0] == tmp_path / "000000008"
     assert checkpoint.load(make(tmp_path, 16))["num_images"] == 16
+
+
+KILLED_SAVE = """
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+from maskrestore import checkpoint
+
+folder, calls = Path(sys.argv[1]), 0
+
+def save(num_images):
+    weights = {"weight": torch.full((1000,), float(num_images))}
+    state = {"num_images": num_images, "networks": weights, "scaling": {}}
+    checkpoint.save(folder, num_images, state)
+    checkpoint.prune(folder, 1)
+
+def deadly(function, last):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+save(8)
+last, found = 0, set()
+while True:
+    last += 1
+    child = os.fork()
+    if child == 0:
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "mkdir"), (shutil, "rmtree")):
+            setattr(module, name, deadly(getattr(module, name), last))
+        save(16)
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    newest, faults = checkpoint.latest(folder)
+    state = checkpoint.load(newest)
+    assert torch.equal(state["networks"]["weight"], torch.full((1000,), float(state["num_images"])))
+    assert not faults
+    found.add(state["num_images"])
+    if not killed:
+        break
+    shutil.rmtree(folder / "000000016", ignore_errors=True)
+    save(8)
+print(last, sorted(found), [path.name for path in folder.iterdir()])
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_is_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL before each call that touches the folder, through saving and pruning."""
+    command = [sys.executable, "-c", KILLED_SAVE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    count, rest = done.stdout.strip().split(" ", 1)
+    assert int(count) > 8
+    assert rest == "[8, 16] ['000000016']"
+
+
+def test_saving_in_the_background_is_the_same_and_tells_of_failure(tmp_path: Path) -> None:
+    state = {"num_images": 8, "networks": {"weight": torch.ones(3)}, "scaling": {}}
+    config = TrainingConfig(save_in_background=True, keep_checkpoints=1)
+    saver = checkpoint.Saver(tmp_path, config)
+    saver.save(8, state)
+    state["networks"]["weight"].fill_(2)  # the next step; what was saved is the step before
+    saver.save(16, state)
+    saver.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["000000016"]
+    assert checkpoint.load(tmp_path / "000000016")["networks"]["weight"].tolist() == [2, 2, 2]
+    failing = checkpoint.Saver(tmp_path / "000000016" / "state.pt", config)  # no folder
+    failing.save(24, state)
+    with pytest.raises(OSError, match="Not a directory"):
+        failing.wait()
+    assert failing.failed

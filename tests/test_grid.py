@@ -71,6 +71,15 @@ def test_a_row_beats_a_word(config: str) -> None:
     assert (degrade.sampling, degrade.factor) == ("center", 4)
 
 
+def test_deepspeed_is_for_the_restoring_cells(config: str) -> None:
+    """Two networks are trained in the synthesis cell, which DeepSpeed does not do."""
+    words = ["distributed.engine=deepspeed", "distributed.zero_stage=2"]
+    _, grid = read_grid(GridSettings, [config, *words])
+    engines = {cell.name: cell.config.distributed.engine for cell in grid.cells}
+    assert engines.pop("synthesis") == "ddp"
+    assert set(engines.values()) == {"deepspeed"}
+
+
 def test_restoring_cells_use_the_generator_that_the_grid_trains(config: str) -> None:
     _, grid = read_grid(GridSettings, [config])
     first = grid.generator_cell
