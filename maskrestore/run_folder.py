@@ -212,7 +212,9 @@ class RunLog:
         self._bar.update(num_images - self._num_images)
         self._num_images = num_images
 
-    def report(self, report: Report, **facts: Any) -> None:
+    def report(
+        self, report: Report, learning_rate_factor: float, gradient_scales: dict[str, float]
+    ) -> None:
         """Append a line on the steps since the last one."""
         now = time.monotonic()
         before, images_before = self._since
@@ -223,7 +225,8 @@ class RunLog:
             {
                 "losses": report.losses,
                 "gradient_norms": report.gradient_norms,
-                **facts,
+                "gradient_scales": gradient_scales,
+                "learning_rate_factor": learning_rate_factor,
                 "skipped_steps": len(report.skipped),
                 "images_per_second": speed,
                 "num_processes": self._num_processes,

@@ -104,7 +104,7 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
     objective.load_scaling(state["scaling"])
 
     on_main_process(accelerator, lambda: run_folder.record(config, left_out))
-    passed_over = run_folder.passed_over(config.run)
+    passed_over = gather(run_folder.passed_over(config.run))[0]  # as the main process sees it
     metrics: dict[str, Any] = {}
     vote, total_images, batch_size = GO_ON, config.total_images, config.training.batch_size
     health = Health(config.health, batch_size, partial(gather_tensor, accelerator))
@@ -127,7 +127,8 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
                 report = health.read()
                 if report:
                     tell_skipped(log, health, report, gather)
-                    log.report(report, **objective.scales())
+                    factor = learning_rate_factor(config, num_images)
+                    log.report(report, factor, objective.scales())
                 if report and report.bad_images:
                     on_main_process(accelerator, partial(go_back, config, report, saver, log))
                     if not vote:

@@ -152,3 +152,30 @@ def test_mistakes_end_a_program_with_status_2_and_no_traceback() -> None:
     assert done.returncode == 2
     assert "densfy" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["zero_stage=2"], "are DeepSpeed's: write distributed.engine=deepspeed"),
+        (["offload_optimizer=true"], "are DeepSpeed's: write distributed.engine=deepspeed"),
+        (["engine=deepspeed", "offload_optimizer=true"], "needs zero_stage 1, 2 or 3"),
+        (["engine=deepspeed", "zero_stage=4"], "distributed.zero_stage: input should be 0, 1, 2"),
+        (["engine=zero"], "distributed.engine: input should be 'ddp' or 'deepspeed'"),
+    ],
+)
+def test_engine_settings_that_do_not_fit(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([f"distributed.{word}" for word in words])
+    assert message in str(caught.value)
+
+
+def test_deepspeed_drives_one_network() -> None:
+    with pytest.raises(ConfigError, match=r"trains two networks.*distributed\.engine=ddp"):
+        load_config(["task=synthesis", "distributed.engine=deepspeed"])
+
+
+def test_texts_are_taken_as_they_stand() -> None:
+    command = "pipe:curl -H 'A: b' https://host/{} # all"
+    assert load_config([f"data.url={command}"]).data.url == command
+    assert load_config(["data.url="]).data.url == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, Words, end_of
+from runs import ROOT, Words, end_of, run_train
 
 from maskrestore.config import load_config
 from maskrestore.distributed import first_host, join_slurm_step, make_accelerator
@@ -158,3 +158,14 @@ def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine:
     assert statuses == [0, 0], errors
     assert processes_of(tmp_path / "run") == {2}
     assert (tmp_path / "run" / "result.json").is_file()
+
+
+@pytest.mark.slow
+@ON_CPU
+@pytest.mark.parametrize("stage", [0, 3])
+def test_plain_python_with_deepspeed(words: Words, tmp_path: Path, stage: int) -> None:
+    more = ("distributed.engine=deepspeed", f"distributed.zero_stage={stage}")
+    done = run_train(tiny(words, *more))
+    assert done.returncode == 0, done.stderr
+    assert "OVERFLOW" not in done.stderr
+    assert processes_of(tmp_path / "run") == {1}

@@ -187,6 +187,35 @@ def test_bf16_trains_close_to_fp32(words: Words, tmp_path: Path) -> None:
         assert bf16 != fp32
 
 
+@pytest.mark.slow
+def test_frozen_networks_in_bf16_train_close_to_fp32(words: Words, tmp_path: Path) -> None:
+    more = ("loss=ce_vgg_l1", "training.num_images=16")
+    train(load_config(words("fp32", *more)))
+    result = train(load_config(words("bf16", *more, "distributed.frozen_precision=bf16")))
+    assert result["protocol"]["frozen precision"] == "bf16"
+    for (_, fp32), (_, bf16) in zip(
+        losses_of(tmp_path / "fp32"), losses_of(tmp_path / "bf16"), strict=True
+    ):
+        assert bf16 == pytest.approx(fp32, rel=0.05)
+        assert bf16 != fp32
+    scales = [line["gradient_scales"] for line in lines_of(tmp_path / "bf16") if "losses" in line]
+    assert all(line == {"image_generator": 1.0} for line in scales)  # bf16 needs no scaling
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_train_as_the_whole(words: Words, tmp_path: Path) -> None:
+    """Both tasks; batch norm and spectral norm see the parts one by one, so synthesis only ends."""
+    more = ("loss=ce_l1", "training.num_images=16", "training.max_gradient_norm=1")
+    train(load_config(words("whole", *more)))
+    train(load_config(words("parts", *more, "training.accumulation=4")))
+    for (_, whole), (_, parts) in zip(
+        losses_of(tmp_path / "whole"), losses_of(tmp_path / "parts"), strict=True
+    ):
+        assert parts == pytest.approx(whole, rel=5e-3)
+    result = train(load_config(words("gan", "task=synthesis", "training.accumulation=2")))
+    assert result["num_images"] == 16
+
+
 class TestMistakes:
     """One clear message, status 2, no traceback, nothing half-written."""
 
