@@ -102,8 +102,10 @@ class Health:
             finite = row.isfinite()
             if not finite.all():
                 skipped.append(self._skip(step.num_images, terms, finite))
-                if len(self._streak) >= self._config.max_skipped_steps and bad_images is None:
-                    bad_images, reason = self._streak_images(), self.describe_streak()
+                if len(self._streak) >= self._config.max_skipped_steps:
+                    first, last = self._streak_images()
+                    reason = reason or self.describe_streak()
+                    bad_images = (bad_images[0] if bad_images else first, last)
                 continue
             self._streak.clear()
             good.append(number)
@@ -116,8 +118,6 @@ class Health:
                 )
             else:
                 self._totals.append(total)
-        if bad_images and self._streak:  # the run of bad steps may go on past its k-th
-            bad_images = (bad_images[0], max(bad_images[1], self._streak[-1].num_images))
         means = found[:, good].mean((0, 1)).tolist() if good else [math.nan] * found.shape[2]
         losses = dict(zip(terms, means[1:], strict=False))
         gradient_norms = dict(zip(norms, means[1 + len(terms) :], strict=True))

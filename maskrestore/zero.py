@@ -7,8 +7,11 @@ Imported only where distributed.engine=deepspeed asks for it; everything else ru
 import copy
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +40,13 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
         )
     if use_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # There it compiles a part of itself at first use, with the ninja that was installed along.
+        os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
+        if not shutil.which("g++"):
+            raise ConfigError(
+                "distributed.engine=deepspeed needs a C++ compiler on a CPU: install g++, or write "
+                "distributed.engine=ddp"
+            )
     try:
         import transformers  # noqa: F401 - Accelerate asks for its version
         from deepspeed.utils import logger

@@ -154,7 +154,7 @@ def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         )
-    statuses, errors = end_of(machines, timeout=240)
+    statuses, errors = end_of(machines, timeout=500)
     assert statuses == [0, 0], errors
     assert processes_of(tmp_path / "run") == {2}
     assert (tmp_path / "run" / "result.json").is_file()

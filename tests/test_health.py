@@ -78,6 +78,8 @@ def test_so_many_in_a_row_send_the_run_back_and_one_good_step_forgives() -> None
     assert report.bad_images == (16, 32)  # the run of bad steps as far as it was read
     assert "loss ce is not finite at image 20 to 28 (3 steps in a row)" in report.reason
     assert health.in_doubt
+    later = [*steps, step(9, good)]  # a good step ends the window, and is not in it
+    assert judge(later, max_skipped_steps=3)[1].bad_images == (16, 32)
     health, report = judge(steps[:7], max_skipped_steps=4)
     assert report.bad_images is None
     assert health.in_doubt
