@@ -117,7 +117,7 @@ def make_step(words: Sequence[str], world: int) -> tuple[Callable[[], None], int
     image = torch.randint(0, 256, (BATCH, 3, *SIZE), dtype=torch.uint8)
     label_map = torch.randint(0, NUM_CLASSES, (BATCH, *SIZE))
     batch = Batch(("",) * BATCH, image, label_map, label_map, label_map)
-    ballot = Ballot(accelerator)
+    ballot = Ballot(accelerator, config)
 
     def step() -> None:
         ballot.cast(0)

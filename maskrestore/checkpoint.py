@@ -20,7 +20,7 @@ from maskrestore.files import file_sha256, sync_folder, write_atomically
 from maskrestore.settings import UserError
 
 STATE, MANIFEST = "state.pt", "manifest.json"
-BEGINNING: dict[str, Any] = {"num_images": 0, "networks": {}, "scaling": {}}
+BEGINNING: dict[str, Any] = {"num_images": 0, "networks": {}, "scaling": {}, "history": []}
 """The form of a state, before the first step."""
 
 
@@ -63,7 +63,7 @@ class Saver:
     def __init__(self, folder: Path, config: TrainingConfig) -> None:
         self._folder, self._config = folder, config
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._error: OSError | UserError | None = None
 
     @property
     def failed(self) -> bool:
@@ -93,10 +93,12 @@ class Saver:
             self._put(num_images, encoded)
         except OSError as error:
             self._error = error
+        except Exception as error:  # nobody looks at a thread that ends
+            self._error = UserError(f"{self._folder} cannot be written: {error!r}")
 
     def _put(self, num_images: int, encoded: io.BytesIO) -> None:
-        _write(self._folder, num_images, encoded)
-        prune(self._folder, self._config.keep_checkpoints)
+        newest = _write(self._folder, num_images, encoded)
+        prune(self._folder, self._config.keep_checkpoints, newest)
 
 
 def latest(
@@ -137,7 +139,21 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; call it only after a save."""
-    for path in sorted(folder.glob("[0-9]" * 9))[:-keep]:
-        shutil.rmtree(path)
+def prune(folder: Path, keep: int, newest: Path) -> None:
+    """Keep `newest`, which was just written, and those before it, `keep` in all.
+
+    One that seems newer is of no use: it was passed over as damaged.
+    """
+    older = sorted(path for path in folder.glob("[0-9]" * 9) if path.name < newest.name)
+    kept = {newest, *older[max(0, len(older) - keep + 1) :]}
+    for path in folder.glob("[0-9]" * 9):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def drop_after(folder: Path, num_images: int) -> None:
+    """Delete checkpoints taken after `num_images`, but not the last one that there is."""
+    every = sorted(folder.glob("[0-9]" * 9))
+    for path in every[1:]:
+        if int(path.name) > num_images:
+            shutil.rmtree(path)

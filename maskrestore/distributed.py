@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from maskrestore.config import RunConfig
+from maskrestore.program import Interrupted
 from maskrestore.settings import ConfigError, UserError
 
 Result = TypeVar("Result")
@@ -43,9 +44,8 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     handlers, plugin = [], None
     if asked > 1:
         # Without the backend's name Accelerate can leave every process alone, without a word.
-        patience = timedelta(seconds=config.health.watchdog_seconds or 24 * 3600)
         backend = "gloo" if use_cpu else "nccl"
-        handlers = [InitProcessGroupKwargs(backend=backend, timeout=patience)]
+        handlers = [InitProcessGroupKwargs(backend=backend, timeout=patience(config))]
     if for_training and wanted.engine == "deepspeed":
         from maskrestore.zero import make_plugin  # only here: DeepSpeed may be absent
 
@@ -65,6 +65,11 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
             f"WORLD_SIZE={asked} processes were asked for, but {accelerator.num_processes} came up"
         )
     return accelerator
+
+
+def patience(config: RunConfig) -> timedelta:
+    """How long processes wait for each other: as long as the watchdog, or else a day."""
+    return timedelta(seconds=config.health.watchdog_seconds or 24 * 3600)
 
 
 def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) -> list[str]:
@@ -159,17 +164,20 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> R
 def on_every_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
     """The result of `action` on each process.
 
-    If it ends in a user's mistake on some, the first of these says so and all end.
+    If it ends in a user's mistake on some, the first of these says so and all end. If it is
+    Interrupted on some, it is so on all.
     """
-    mistake: Exception | None = None
+    mistake: Exception | Interrupted | None = None
     try:
         result = action()
-    except (ConfigError, UserError, OSError) as error:
+    except (ConfigError, UserError, OSError, Interrupted) as error:
         mistake = error
-    failed = gather_objects(accelerator, mistake is not None)
-    if mistake is not None and accelerator.process_index == failed.index(True):
+    kinds = gather_objects(accelerator, mistake and isinstance(mistake, Interrupted) + 1)
+    if 2 in kinds:
+        raise mistake if isinstance(mistake, Interrupted) else Interrupted("stopped as asked")
+    if mistake is not None and accelerator.process_index == kinds.index(1):
         raise mistake
-    if any(failed):
+    if any(kinds):
         raise SystemExit(2)
     return result
 
@@ -195,11 +203,11 @@ class Ballot:
     one process becomes everybody's; collectives in a signal handler would hang.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, config: RunConfig) -> None:
         self._alone = accelerator.num_processes == 1
         self._group: Any = None
         if not self._alone and accelerator.device.type != "cpu":
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=patience(config))
         self._vote = torch.zeros(1, dtype=torch.int64)
         self._work: Any = None
 

@@ -56,10 +56,12 @@ Files are compared by content (run_folder.py), so that a moved data set does not
 def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
     """Dotted keys whose change would change the result, as `key: old -> new`."""
     before, after = (dict(flatten(config.model_dump(mode="json"))) for config in (old, new))
+    # Batch norm and spectral norm see the parts of a batch one by one.
+    harmful = {"training.accumulation"} if new.trains_generator else set()
     return [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in after.items()
-        if key not in HARMLESS and before.get(key) != value
+        if (key not in HARMLESS or key in harmful) and before.get(key) != value
     ]
 
 

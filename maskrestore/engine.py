@@ -40,7 +40,7 @@ class Engine(Protocol):
         """Take one optimizer step, the same on every process, and forget the gradient.
 
         Returns the gradient's L2 norm before clipping, 0-dim on the device; if it is not finite,
-        weights and optimizer are as before.
+        weights, buffers and optimizer are as before.
         """
 
     def whole(self) -> nn.Module:
@@ -91,6 +91,8 @@ class Replicated:
         self._bare = network
         self._max_norm = config.training.max_gradient_norm
         self._parameters = dict(network.named_parameters())
+        self._buffers = [b for b in network.buffers() if b.is_floating_point()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
         # fused, since it alone can leave a step out without asking the device whether to.
         self._optimizer: Any = torch.optim.Adam(network.parameters(), betas=betas, fused=True)
         fp16 = config.distributed.precision == "fp16"
@@ -129,6 +131,10 @@ class Replicated:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        # Batch statistics were gathered before anyone knew: take them back with the step.
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(norm.isfinite(), buffer, kept))
+            kept.copy_(buffer)
         return norm
 
     def whole(self) -> nn.Module:

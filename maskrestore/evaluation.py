@@ -86,11 +86,11 @@ def evaluate(
                 distances.update(batch.image, drawn["synthesized"])
             if album is not None:
                 album.add(batch.keys, drawn)
+        if album is not None:
+            album.close()
 
     with _evaluation_mode(networks), torch.no_grad():
         together(measure)
-    if album is not None:
-        album.close()
     metrics: dict[str, Any] = dict.fromkeys((*SEGMENTATION_FIGURES, *names))
     for metric in (segmentation, distances):
         if metric is not None:
@@ -127,33 +127,35 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
     Returns what `evaluate` does; `write` also replaces the run's result.json and pictures. Raises
     ConfigError or UserError for everything that the user can mend.
     """
-    num_images = read_result(config.run)["num_images"]
     accelerator = make_accelerator(config, for_training=False)
+    together = partial(on_every_process, accelerator)
+    num_images = together(lambda: read_result(config.run))["num_images"]
     held = on_main_process(accelerator, lambda: lock(config.run) if write else None)
     device, is_main = accelerator.device, accelerator.is_main_process
     mask_generator = None
-    image_generator = load_frozen_generator(config, device)
+    image_generator = together(lambda: load_frozen_generator(config, device))
     if config.trains_generator:
-        image_generator = _frozen_generator(config, config.run / "generator.pth", device)
+        own = config.run / "generator.pth"
+        image_generator = together(lambda: _frozen_generator(config, own, device))
     elif config.trains:
-        mask_generator = load_mask_generator(config).to(device)
+        mask_generator = together(lambda: load_mask_generator(config)).to(device)
     metrics = evaluate(
         config,
         val_batches(
             config,
             accelerator.process_index,
             accelerator.num_processes,
-            run_folder.left_out_shards(config.run),
+            run_folder.left_out_shards(config.run) or (),
         ),
         mask_generator,
         image_generator,
         device,
         config.run / "pictures" if is_main and write else None,
         show_progress=is_main,
-        together=partial(on_every_process, accelerator),
+        together=together,
     )
-    if is_main and write:
-        write_result(config, metrics, num_images, config.run)
+    if write:
+        on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
     accelerator.wait_for_everyone()
     if held is not None:
         held.close()
@@ -213,7 +215,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     metrics: what `evaluate` returned. num_images: images seen in training. Raises RuntimeError if
     not every val sample was counted exactly once.
     """
-    left_out = run_folder.left_out_shards(config.run)
+    left_out = run_folder.left_out_shards(config.run) or []
     num_val = len(open_split(config.data, "val", left_out))
     if metrics["num_samples"] != num_val:
         raise RuntimeError(f"{metrics['num_samples']} samples evaluated of {num_val} in val")

@@ -6,7 +6,7 @@ waits for the device. A step with a non-finite gradient has had no effect by the
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,21 +56,31 @@ class Report:
 
 
 class Health:
-    """Collects steps and judges them. gather: [...] of this process -> [processes, ...]."""
+    """Collects steps and judges them. gather: [...] of this process -> [processes, ...].
+    history: of the run that is resumed."""
 
     def __init__(
-        self, config: HealthConfig, batch_size: int, gather: Callable[[Tensor], Tensor]
+        self,
+        config: HealthConfig,
+        batch_size: int,
+        gather: Callable[[Tensor], Tensor],
+        history: Sequence[float] = (),
     ) -> None:
         self._config, self._batch_size, self._gather = config, batch_size, gather
         self._steps: list[Step] = []
         self._read: list[Step] = []
-        self._totals: deque[float] = deque(maxlen=HISTORY)
+        self._totals: deque[float] = deque(history, maxlen=HISTORY)
         self._streak: list[BadStep] = []
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether the last step read had no effect: not a state to keep as a good one."""
-        return bool(self._streak)
+    def num_in_a_row(self) -> int:
+        """Steps without effect that the last report ended with."""
+        return len(self._streak)
+
+    @property
+    def history(self) -> list[float]:
+        """Losses that the next ones are compared with, for the checkpoint."""
+        return list(self._totals)
 
     def add(self, step: Step) -> None:
         """Count a step."""

@@ -3,6 +3,7 @@
 A phase is one optimizer step on one batch. Restoring has one, an image generator's training two.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -145,7 +146,7 @@ class Synthesis(Objective):
         # The generator's phase looks through the discriminator without training it, so it uses the
         # bare module: a distributed wrapper would wait for gradients that never come.
         self._bare_discriminator = self.networks["discriminator"]
-        self._synthesized: dict[tuple[str, ...], Tensor] = {}
+        self._synthesized: deque[Tensor] = deque()  # one of each part of the batch
 
     def phases(self) -> list[Phase]:
         """Generator, then discriminator (two time-scale update rule, Adam betas 0, 0.9)."""
@@ -171,7 +172,7 @@ class Synthesis(Objective):
         """Unweighted terms gan, feature_matching, perceptual; float scalars."""
         segmap, real_image = self._inputs(batch)
         synthesized = self.networks["generator"](segmap)
-        self._synthesized[batch.keys] = synthesized.detach()
+        self._synthesized.append(synthesized.detach())
         discriminator = self._bare_discriminator.requires_grad_(False)
         fake, real = _discriminate(discriminator, segmap, synthesized, real_image)
         losses = {"gan": hinge_generator_loss(fake)}
@@ -186,7 +187,7 @@ class Synthesis(Objective):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The hinge loss on the images that the generator's phase has just synthesised."""
         segmap, real_image = self._inputs(batch)
-        synthesized = self._synthesized.pop(batch.keys)
+        synthesized = self._synthesized.popleft()
         fake, real = _discriminate(self.networks["discriminator"], segmap, synthesized, real_image)
         return {"discriminator": hinge_discriminator_loss(real, fake)}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskrestore import run_folder
-from maskrestore.checkpoint import Saver
+from maskrestore.checkpoint import Saver, drop_after
 from maskrestore.config import RunConfig
 from maskrestore.health import Health, Report
 from maskrestore.settings import UserError
@@ -45,11 +45,14 @@ def go_back(config: RunConfig, report: Report, saver: Saver, log: run_folder.Run
             f"{config.run}: {report.reason}, having gone back {number} times "
             f"(health.max_rollbacks={most}); {SMALLER}"
         )
-    run_folder.add_rollback(config.run, report.bad_images or (0, 0), report.reason)
+    images = report.bad_images or (0, 0)
+    run_folder.add_rollback(config.run, images, report.reason)
+    drop_after(config.run / "checkpoints", images[0])  # taken while nothing went well
     log.tell([f"{report.reason}: going back to the last checkpoint, then past these images"])
 
 
 def check_end(config: RunConfig, health: Health) -> None:
-    """UserError if the last steps of the run had no effect."""
-    if health.in_doubt:
+    """UserError if the run ends with many steps that had no effect; a few cost but themselves."""
+    num_steps = config.total_images // config.training.batch_size
+    if health.num_in_a_row >= max(1, min(config.health.max_skipped_steps, num_steps // 2)):
         raise UserError(f"{config.run}: {health.describe_streak()}; {SMALLER}")

@@ -17,7 +17,7 @@ from maskrestore.health import Report
 from maskrestore.manifest import data_sha256, read_manifest
 from maskrestore.settings import ConfigError, UserError, to_yaml
 
-INPUTS, ROLLBACKS = "inputs.json", "rollbacks.json"
+INPUTS, ROLLBACKS, METRICS = "inputs.json", "rollbacks.json", "metrics.jsonl"
 
 
 def claim(config: RunConfig) -> TextIO:
@@ -51,22 +51,15 @@ def check_shared(run: Path) -> None:
 def record(config: RunConfig, left_out_shards: Collection[str]) -> None:
     """Write down what the run is about to be computed from: config.yaml and inputs.json.
 
-    Only now, so that a run that could not start leaves a folder which refuses nothing. Raises
-    UserError if other shards were left out before.
+    Only now, so that a run that could not start leaves a folder which refuses nothing.
     """
     before = _read_json(config.run / INPUTS, {})
-    left_out = sorted(left_out_shards)
-    if before and before.get("left_out_shards", []) != left_out:
-        raise UserError(
-            f"{config.run} was started without the shards {before.get('left_out_shards', [])}, but "
-            f"the damaged ones are now {left_out}: mend them, or start again with run=DIR"
-        )
     code = {"torch": str(torch.__version__), **code_sha256()}
     earlier = list(before.get("earlier_code", []))
     if before.get("code", code) != code:
         earlier.append(before["code"])
     facts = inputs(config) | {
-        "left_out_shards": left_out,
+        "left_out_shards": sorted(left_out_shards),
         "code": code,
         "earlier_code": earlier,
     }
@@ -142,9 +135,16 @@ def was_resumed_with_other_code(run: Path) -> bool:
     return bool(_read_json(run / INPUTS, {}).get("earlier_code"))
 
 
-def left_out_shards(run: Path) -> list[str]:
-    """Names of the damaged shards that the run works without."""
-    return list(_read_json(run / INPUTS, {}).get("left_out_shards", []))
+def left_out_shards(run: Path) -> list[str] | None:
+    """Names of the damaged shards that the run works without; None if it has not begun."""
+    found: list[str] | None = _read_json(run / INPUTS, {}).get("left_out_shards")
+    return found
+
+
+def was_evaluated(run: Path, num_images: int) -> bool:
+    """Whether metrics.jsonl holds an evaluation after so many images."""
+    lines = _read_lines(run / METRICS)
+    return any(line["num_images"] == num_images and "evaluation" in line for line in lines)
 
 
 def passed_over(run: Path) -> list[tuple[int, int]]:
@@ -164,6 +164,19 @@ def add_rollback(run: Path, images: tuple[int, int], reason: str) -> None:
     write_atomically(run / ROLLBACKS, json.dumps(entries, indent=1).encode())
 
 
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; the last one of a run that was killed may be half one."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+            if isinstance(line["num_images"], int):
+                found.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def _read_json(path: Path, default: Any) -> Any:
     if not path.exists():
         return default
@@ -180,17 +193,22 @@ class RunLog:
     """metrics.jsonl, and the progress bar of the main process."""
 
     def __init__(
-        self, path: Path, num_images: int, total_images: int, is_main: bool, num_processes: int
+        self, config: RunConfig, num_images: int, evaluated: bool, is_main: bool, num_processes: int
     ) -> None:
-        self._path = path
+        self._path = config.run / METRICS
         self._num_processes = num_processes
+        self.mistake: UserError | None = None
+        """Why the last line could not be written."""
+        total_images = config.total_images
         self._num_images = num_images
         self._total_images = total_images
         self._is_main = is_main
-        self._last = {"evaluation": num_images, "checkpoint": num_images, "log": num_images}
+        # An evaluation that a kill cut short is still due.
+        before = num_images if evaluated or not num_images else num_images - 1
+        self._last = {"evaluation": before, "checkpoint": num_images, "log": num_images}
         self._since = (time.monotonic(), num_images)
         self._bar = tqdm(
-            desc=path.parent.name,
+            desc=config.run.name,
             total=total_images,
             initial=num_images,
             unit="img",
@@ -242,8 +260,11 @@ class RunLog:
         """Append one line of facts (main process only)."""
         if self._is_main:
             line = {"num_images": self._num_images, "total_images": self._total_images, **facts}
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            try:
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:  # the others must hear of it before this process ends
+                self.mistake = UserError(f"{self._path} cannot be written: {error.strerror}")
 
     def __enter__(self) -> Self:
         return self
@@ -255,11 +276,5 @@ class RunLog:
         """Drop lines of steps that are about to be computed again."""
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["num_images"] <= num_images:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # the half-written last line of a run that was killed
-        write_atomically(self._path, "".join(kept).encode())
+        kept = [line for line in _read_lines(self._path) if line["num_images"] <= num_images]
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -38,6 +38,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None and os.getpid() == self._process:  # not in a forked worker
             self.signal = signal.Signals(number)
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, b"\nstopping after this step, to save; Ctrl-\\ ends at once\n")
 
 
 class Watchdog:

@@ -4,8 +4,8 @@ Run the same command again to resume. Progress is counted in images seen. The fo
 (Karras et al. 2024): set everything up, then one flat loop to be read top to bottom.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,12 @@ def train(config: RunConfig) -> dict[str, Any]:
     A finished run is left as it is. Raises ConfigError or UserError for everything that the user
     can mend, and Interrupted once it has saved after SIGTERM, SIGINT or SIGUSR2.
     """
+    stop = StopRequest()
+    with stop if config.trains else nullcontext():  # without training there is nothing to save
+        return _train_with(config, stop)
+
+
+def _train_with(config: RunConfig, stop: StopRequest) -> dict[str, Any]:
     accelerator = make_accelerator(config, for_training=config.trains)
     on_every_process(accelerator, lambda: fetch_manifest(config.data))
     held = on_main_process(accelerator, lambda: run_folder.claim(config))
@@ -62,7 +68,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         on_every_process(accelerator, lambda: run_folder.check_shared(config.run))
         finished = any(gather_objects(accelerator, (config.run / "result.json").is_file()))
         while not finished:
-            finished = _train(config, accelerator)
+            finished = _train(config, accelerator, stop)
             accelerator.free_memory()
             accelerator.wait_for_everyone()
         result = on_main_process(accelerator, lambda: read_result(config.run))
@@ -73,7 +79,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         accelerator.end_training()
 
 
-def _train(config: RunConfig, accelerator: Accelerator) -> bool:
+def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bool:
     """From the newest checkpoint to the end (True), or until the run has to go back (False)."""
     is_main, device = accelerator.is_main_process, accelerator.device
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -102,26 +108,28 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
         )
         engines[phase.network], objective.networks[phase.network] = engine, engine.network
     objective.load_scaling(state["scaling"])
+    history = state["history"]
+    del state  # it may be large
 
     on_main_process(accelerator, lambda: run_folder.record(config, left_out))
     passed_over = gather(run_folder.passed_over(config.run))[0]  # as the main process sees it
     metrics: dict[str, Any] = {}
     vote, total_images, batch_size = GO_ON, config.total_images, config.training.batch_size
-    health = Health(config.health, batch_size, partial(gather_tensor, accelerator))
+    health = Health(config.health, batch_size, partial(gather_tensor, accelerator), history)
     saver = checkpoint.Saver(config.run / "checkpoints", config.training)
-    ballot, stop = Ballot(accelerator), StopRequest()
-    watchdog = Watchdog(config.health.watchdog_seconds)
-    path = config.run / "metrics.jsonl"
-    log = run_folder.RunLog(path, num_images, total_images, is_main, world_size)
+    ballot, watchdog = Ballot(accelerator, config), Watchdog(config.health.watchdog_seconds)
+    evaluated = gather(run_folder.was_evaluated(config.run, num_images))[0]
+    log = together(lambda: run_folder.RunLog(config, num_images, evaluated, is_main, world_size))
     log.tell(faults)
     batches = training_batches(config, num_images, rank, world_size, left_out)
-    with log, stop, watchdog, closing(batches):
+    with log, watchdog, closing(batches):
         upcoming: Any = together(lambda: next(batches)) if num_images < total_images else None
         mistake: UserError | None = None
         while True:
             # Once in a while, and at the end: judge the last steps, save, evaluate.
             done = num_images >= total_images
-            saving = log.due("checkpoint", config.training.checkpoint_images) or done
+            evaluating = log.due("evaluation", config.training.evaluate_images) or done
+            saving = log.due("checkpoint", config.training.checkpoint_images) or evaluating
             saving = (saving or vote or last_saved is None) and num_images != last_saved
             if log.due("log", config.training.log_images) or saving:
                 report = health.read()
@@ -134,18 +142,19 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
                     if not vote:
                         return False
                     saving = False
-            if saving and engines and not health.in_doubt:
-                state = snapshot(num_images, engines, objective)
-                on_main_process(accelerator, partial(saver.save, num_images, state))
+            if saving and engines:
+                save(accelerator, saver, num_images, engines, objective, health)
                 last_saved = num_images
             if vote:
                 on_main_process(accelerator, saver.wait)
-                end_early(config, vote, mistake, last_saved)
+                end_early(accelerator, config, vote, mistake or log.mistake, last_saved)
             if done:
                 on_main_process(accelerator, partial(check_end, config, health))
-            if done or log.due("evaluation", config.training.evaluate_images):
+            if evaluating:
+                on_main_process(accelerator, saver.wait)
+                val = watched(val_batches(config, rank, world_size, left_out), watchdog, stop)
                 metrics = evaluate_now(
-                    config, accelerator, engines, image_generator, num_images, left_out, watchdog
+                    config, accelerator, engines, image_generator, num_images, val
                 )
                 log.write({"evaluation": metrics})
             if done:
@@ -156,7 +165,8 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
             batch = upcoming.to(device)
             num_images += batch_size
             upcoming, mistake = fetch(batches, needed=num_images < total_images)
-            ballot.cast(FAILED if mistake or saver.failed else STOP if stop.signal else GO_ON)
+            failed = mistake or log.mistake or saver.failed
+            ballot.cast(FAILED if failed else STOP if stop.signal else GO_ON)
             if not any(first < num_images <= last for first, last in passed_over):
                 step = take_step(config, objective, engines, batch, num_images)
                 health.add(step)
@@ -164,14 +174,17 @@ def _train(config: RunConfig, accelerator: Accelerator) -> bool:
             vote = ballot.count()
             watchdog.fed()
 
-    on_main_process(accelerator, saver.wait)
     save_weights_of(config, accelerator, engines)
     on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
     return True
 
 
 def bad_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:
-    """Names of the shards that all processes leave out (data.bad_shards=skip)."""
+    """Names of the shards that all processes leave out: those that the run was started without, or
+    those that are bad now (data.bad_shards=skip)."""
+    recorded = gather_objects(accelerator, run_folder.left_out_shards(config.run))[0]
+    if recorded is not None:
+        return frozenset(recorded)
     if config.data.bad_shards == "stop":
         return frozenset()  # the first of them stops the run when it is opened
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -228,7 +241,11 @@ def learning_rate_factor(config: RunConfig, num_images: int) -> float:
 
 
 def end_early(
-    config: RunConfig, vote: int, mistake: UserError | None, last_saved: int | None
+    accelerator: Accelerator,
+    config: RunConfig,
+    vote: int,
+    mistake: UserError | None,
+    last_saved: int | None,
 ) -> None:
     """Leave the run on all processes together: as asked to, or since one of them cannot go on."""
     if vote == STOP:
@@ -236,20 +253,30 @@ def end_early(
             f"stopped as asked and saved at image {last_saved} of {config.run}; "
             "the same command continues"
         )
-    if mistake is not None:
-        raise mistake
-    raise SystemExit(2)  # another process says what is wrong
+
+    def tell() -> None:
+        if mistake is not None:
+            raise mistake
+
+    on_every_process(accelerator, tell)
 
 
-def snapshot(
-    num_images: int, engines: Mapping[str, Engine], objective: Objective
-) -> dict[str, Any]:
-    """Everything that a resumed run needs; the sample order needs only num_images."""
-    return {
+def save(
+    accelerator: Accelerator,
+    saver: checkpoint.Saver,
+    num_images: int,
+    engines: Mapping[str, Engine],
+    objective: Objective,
+    health: Health,
+) -> None:
+    """Save everything that a resumed run needs; the sample order needs only num_images."""
+    state = {
         "num_images": num_images,
         "networks": {name: engine.state() for name, engine in engines.items()},
         "scaling": objective.scaling_state(),
+        "history": health.history,
     }
+    on_main_process(accelerator, lambda: saver.save(num_images, state))
 
 
 def evaluate_now(
@@ -258,8 +285,7 @@ def evaluate_now(
     engines: Mapping[str, Engine],
     image_generator: nn.Module | None,
     num_images: int,
-    left_out: Collection[str],
-    watchdog: Watchdog,
+    batches: Iterable[Batch],
 ) -> dict[str, Any]:
     """Metrics of the networks as they are now, over the whole val split, with pictures."""
     whole = {name: engine.whole() for name, engine in engines.items()}
@@ -267,11 +293,10 @@ def evaluate_now(
         generator: Any = whole["generator"]
         precision = config.distributed.frozen_precision
         image_generator = in_precision(FrozenGenerator(generator), precision)
-    rank, world_size = accelerator.process_index, accelerator.num_processes
     pictures = config.run / "pictures" if accelerator.is_main_process else None
     metrics = evaluate(
         config,
-        watched(val_batches(config, rank, world_size, left_out), watchdog),
+        batches,
         whole.get("mask_generator"),
         image_generator,
         accelerator.device,
@@ -279,15 +304,21 @@ def evaluate_now(
         show_progress=accelerator.is_main_process,
         together=partial(on_every_process, accelerator),
     )
-    if pictures is not None:
-        contact_sheet(pictures, config.run / "samples" / f"{num_images:09d}.png")
+    sheet = config.run / "samples" / f"{num_images:09d}.png"
+    on_main_process(accelerator, lambda: contact_sheet(config.run / "pictures", sheet))
     return metrics
 
 
-def watched(batches: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
-    """The batches; each one tells the watchdog that something moves."""
+def watched(batches: Iterable[Batch], watchdog: Watchdog, stop: StopRequest) -> Iterator[Batch]:
+    """The batches of an evaluation; each one tells the watchdog that something moves, and lets a
+    signal through: all that was trained is saved."""
     for batch in batches:
         watchdog.fed()
+        if stop.signal:
+            raise Interrupted(
+                "stopped as asked in an evaluation, with all training saved; the same command "
+                "continues"
+            )
         yield batch
 
 

@@ -186,12 +186,16 @@ class Sharded:
     def state(self) -> State:
         """See Engine."""
         step = max((int(kept["step"]) for kept in self._adam.state.values()), default=0)
-        moments = {
-            name: [self._moment(parameter, key) for key in MOMENTS]
-            for name, parameter in (self._bare.named_parameters() if step else ())
-        }
+        is_main = self._engine.global_rank == 0
+        moments: dict[str, list[Tensor]] = {}
+        for name, parameter in self._bare.named_parameters() if step else ():
+            for key in MOMENTS:
+                whole = self._moment(parameter, key)
+                if is_main:  # the others only take part: whole moments would fill their memory
+                    moments.setdefault(name, []).append(whole.cpu())
+        weights = self._weights()
         return {
-            "weights": self._weights(),
+            "weights": weights if is_main else {},
             "optimizer": {"step": step, "moments": moments},
             "scaler": dict(self._scaling),
         }
@@ -210,7 +214,7 @@ class Sharded:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         moment: Tensor = safe_get_full_optimizer_state(parameter, key)
-        return moment.clone()
+        return moment
 
     def _load(self, saved: State) -> None:
         """Put whole moments into this process's pieces."""

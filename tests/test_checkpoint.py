@@ -13,7 +13,7 @@ from maskrestore.config import TrainingConfig
 
 def make(folder: Path, num_images: int) -> Path:
     weights = {"weight": torch.full((3,), float(num_images))}
-    state = {"num_images": num_images, "networks": weights, "scaling": {}}
+    state = {"num_images": num_images, "networks": weights, "scaling": {}, "history": []}
     return checkpoint.save(folder, num_images, state)
 
 
@@ -21,7 +21,7 @@ def test_the_newest_comes_back_and_older_ones_go(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == (None, [])
     for num_images in (8, 16, 24):
         make(tmp_path, num_images)
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, 2, tmp_path / "000000024")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000016", "000000024"]
     newest, faults = checkpoint.latest(tmp_path)
     assert newest is not None
@@ -29,6 +29,30 @@ def test_the_newest_comes_back_and_older_ones_go(tmp_path: Path) -> None:
     state = checkpoint.load(newest)
     assert state["num_images"] == 24
     assert torch.equal(state["networks"]["weight"], torch.full((3,), 24.0))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_pruning_never_takes_the_last_whole_one_for_the_sake_of_damaged_ones(
+    tmp_path: Path, keep: int
+) -> None:
+    for num_images in (8, 24, 32):
+        make(tmp_path, num_images)
+    for num_images in (24, 32):
+        (tmp_path / f"{num_images:09d}" / checkpoint.STATE).write_bytes(b"damaged")
+    newest = make(tmp_path, 16)  # resumed from 8, and saved again
+    checkpoint.prune(tmp_path, keep, newest)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["000000008", "000000016"][2 - keep :]
+    assert checkpoint.latest(tmp_path) == (newest, [])
+
+
+def test_a_run_that_goes_back_drops_what_it_saved_in_the_bad_window(tmp_path: Path) -> None:
+    for num_images in (8, 16, 24):
+        make(tmp_path, num_images)
+    checkpoint.drop_after(tmp_path, 16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000008", "000000016"]
+    checkpoint.drop_after(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000008"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "no state", "no manifest", "bad", "list"])
@@ -84,9 +108,9 @@ folder, calls = Path(sys.argv[1]), 0
 
 def save(num_images):
     weights = {"weight": torch.full((1000,), float(num_images))}
-    state = {"num_images": num_images, "networks": weights, "scaling": {}}
-    checkpoint.save(folder, num_images, state)
-    checkpoint.prune(folder, 1)
+    state = {"num_images": num_images, "networks": weights, "scaling": {}, "history": []}
+    newest = checkpoint.save(folder, num_images, state)
+    checkpoint.prune(folder, 1, newest)
 
 def deadly(function, last):
     def call(*args, **kwargs):
@@ -133,7 +157,7 @@ def test_a_save_that_is_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path:
 
 
 def test_saving_in_the_background_is_the_same_and_tells_of_failure(tmp_path: Path) -> None:
-    state = {"num_images": 8, "networks": {"weight": torch.ones(3)}, "scaling": {}}
+    state = {"num_images": 8, "networks": {"weight": torch.ones(3)}, "scaling": {}, "history": []}
     config = TrainingConfig(save_in_background=True, keep_checkpoints=1)
     saver = checkpoint.Saver(tmp_path, config)
     saver.save(8, state)

@@ -280,7 +280,7 @@ def finished_run(tmp_path: Path, shards: Path) -> RunConfig:
         *("evaluation.batch_size=2", "distributed.device=cpu"),
     )
     (run / "config.yaml").write_text(to_yaml(config))
-    (run / "result.json").write_text('{"num_images": 640}')
+    (run / "result.json").write_text('{"num_images": 640, "metrics": {}, "protocol": {}}')
     torch.manual_seed(0)
     save_weights(
         MaskGenerator(NUM_CLASSES, 8, 4, (32, 64)).state_dict(), run / "mask_generator.pth"

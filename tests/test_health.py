@@ -77,13 +77,13 @@ def test_so_many_in_a_row_send_the_run_back_and_one_good_step_forgives() -> None
     health, report = judge(steps, max_skipped_steps=3)
     assert report.bad_images == (16, 32)  # the run of bad steps as far as it was read
     assert "loss ce is not finite at image 20 to 28 (3 steps in a row)" in report.reason
-    assert health.in_doubt
+    assert health.num_in_a_row
     later = [*steps, step(9, good)]  # a good step ends the window, and is not in it
     assert judge(later, max_skipped_steps=3)[1].bad_images == (16, 32)
     health, report = judge(steps[:7], max_skipped_steps=4)
     assert report.bad_images is None
-    assert health.in_doubt
-    assert not judge(steps[:4])[0].in_doubt
+    assert health.num_in_a_row
+    assert judge(steps[:4])[0].num_in_a_row == 0
 
 
 def test_a_streak_goes_on_over_reports() -> None:
@@ -105,6 +105,14 @@ def test_a_jump_beyond_the_deviations_sends_the_run_back(deviations: float) -> N
     _, report = judge(steps, spike_deviations=deviations)
     assert report.bad_images == ((140, 144) if deviations else None)
     assert ("jumped to 1.5 at image 144" in report.reason) == bool(deviations)
+    first = judge(steps[:35])[0]
+    resumed = Health(
+        HealthConfig(spike_deviations=deviations), BATCH, lambda own: own[None], first.history
+    )
+    resumed.add(steps[35])
+    again = resumed.read()
+    assert again is not None
+    assert again.bad_images == report.bad_images
     losses[35], losses[5] = 1.0, 1.5  # too early to know what is usual
     early = [step(n, loss) for n, loss in enumerate(losses[:20], 1)]
     assert judge(early, spike_deviations=deviations)[1].bad_images is None
