@@ -1,6 +1,7 @@
 """The engines on real processes: DDP and DeepSpeed's stages compute the same, and their state fits
 each other and any number of processes."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from maskrestore.engine import State
+from maskrestore.config import load_config
+from maskrestore.distributed import make_accelerator
+from maskrestore.engine import State, make_engine
 
 PROGRAM = Path(__file__).parent / "programs" / "engines.py"
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
@@ -180,3 +183,22 @@ def test_other_numbers_of_processes_go_on_from_the_same_state(
         assert (
             tensors(state(folder, str(job["name"]))).keys() == tensors(state(folder, source)).keys()
         )
+
+
+def test_batch_statistics_are_taken_back_with_a_step_that_is_left_out() -> None:
+    config = load_config(["distributed.device=cpu"])
+    accelerator = make_accelerator(config, for_training=True)
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 1))
+    engine = make_engine(accelerator, config, network, (0.9, 0.999), None, "the test")
+    seen = []
+    for factor in (1.0, torch.inf, 1.0):
+        with engine.part(is_last=True):
+            engine.backward(engine.network(torch.rand(2, 3, 4, 4) * factor).mean())
+        norm = engine.step(1e-3)
+        seen.append((bool(norm.isfinite()), copy.deepcopy(engine.whole().state_dict())))
+    assert [finite for finite, _ in seen] == [True, False, True]
+    first, second, third = (kept for _, kept in seen)
+    statistics = ("0.running_mean", "0.running_var", "0.weight", "1.weight")
+    assert all(torch.equal(first[name], second[name]) for name in statistics)
+    assert all(third[name].isfinite().all() for name in statistics)
+    assert not torch.equal(first["0.running_mean"], third["0.running_mean"])
