@@ -31,8 +31,8 @@ from maskrestore.settings import UserError
 from maskrestore.training_loop import train
 from shards.write import WriteConfig, write_shards
 
-STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=96")
-LONG = (*STEPS, "loss=ce", "training.num_images=360", "training.learning_rate=1e-3")
+STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=48")
+LONG = (*STEPS, "loss=ce", "training.num_images=240", "training.learning_rate=1e-3")
 ENGINES = {
     "ddp": ("distributed.engine=ddp",),
     "zero2": ("distributed.engine=deepspeed", "distributed.zero_stage=2"),
@@ -58,7 +58,7 @@ def assert_close_run(run: Path, unbroken: Path) -> None:
         assert ours == pytest.approx(theirs, rel=2e-2)
 
 
-def stop(words: list[str], run: Path, number: signal.Signals, after: int = 9) -> str:
+def stop(words: list[str], run: Path, number: signal.Signals, after: int = 6) -> str:
     """Send the signal to the second of two processes once `after` steps are done; stderr."""
     ranks = start_ranks(words, 2)
     log = run / "metrics.jsonl"
@@ -138,10 +138,10 @@ def test_a_checkpoint_that_one_process_sees_damaged_is_passed_over_by_all(
         folder.mkdir()
     relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
     unbroken = train(load_config(words("unbroken", *LONG)))["num_images"]
-    assert unbroken == 360
+    assert unbroken == 240
     ranks = start_ranks(relative, 1, folders=folders[:1])
     saves = folders[0] / "run" / "checkpoints"
-    wait_until((saves / "000000192").exists, ranks)
+    wait_until((saves / "000000096").exists, ranks)
     ranks[0].send_signal(signal.SIGTERM)
     assert end_of(ranks)[0] == [RESUME_STATUS]
     shutil.copytree(folders[0] / "run", folders[1] / "run")
