@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, Words
+from tiny_runs import TINY, Words
 
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.pretrained import save_spade_generator

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, Words, end_of, run_train
+from tiny_runs import ROOT, Words, end_of, run_train
 
 from maskrestore.config import load_config
 from maskrestore.distributed import first_host, join_slurm_step, make_accelerator

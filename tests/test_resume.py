@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import (
+from tiny_runs import (
     ROOT,
     Words,
     end_of,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, Words, lines_of, losses_of, processes, run_train
+from tiny_runs import ROOT, Words, lines_of, losses_of, processes, run_train
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import val_batches
