@@ -5,13 +5,12 @@ accelerate launch evaluate.py run=runs/NAME
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.drift import differing_keys, read_run_config
-from maskrestore.program import run_program
+from maskrestore.program import end_process, run_program
 from maskrestore.settings import ConfigError, UserError
 
 
@@ -52,4 +51,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__, RunConfig))
+    end_process(run_program(main, __doc__, RunConfig))

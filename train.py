@@ -5,11 +5,10 @@ accelerate launch train.py config=cityscapes task=super_resolution loss=ce_vgg_l
 """
 
 import os
-import sys
 from collections.abc import Sequence
 
 from maskrestore.config import RunConfig, load_config
-from maskrestore.program import run_program
+from maskrestore.program import end_process, run_program
 
 
 def main(words: Sequence[str]) -> None:
@@ -24,4 +23,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__, RunConfig))
+    end_process(run_program(main, __doc__, RunConfig))

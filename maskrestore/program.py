@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from typing import NoReturn
 
 from maskrestore.settings import ConfigError, Section, UserError, describe
 
@@ -45,6 +46,8 @@ def run_program(
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except SystemExit as end:  # another process says what is wrong
+        return int(end.code or 0)
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":
             print(stop, file=sys.stderr)
@@ -52,6 +55,17 @@ def run_program(
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from the last save", file=sys.stderr)
         return 130
+
+
+def end_process(status: int) -> NoReturn:
+    """End at once with this exit status, for programs of several processes.
+
+    Where an exception still holds a process group, its threads sometimes abort the interpreter on
+    its way out ("terminate called without an active exception"), and the status is lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def count_cores() -> int:

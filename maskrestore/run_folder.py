@@ -204,8 +204,8 @@ class RunLog:
         self._total_images = total_images
         self._is_main = is_main
         # An evaluation that a kill cut short is still due.
-        before = num_images if evaluated or not num_images else num_images - 1
-        self._last = {"evaluation": before, "checkpoint": num_images, "log": num_images}
+        step = 0 if evaluated or not num_images else config.training.batch_size
+        self._last = {"evaluation": num_images - step, "checkpoint": num_images, "log": num_images}
         self._since = (time.monotonic(), num_images)
         self._bar = tqdm(
             desc=config.run.name,

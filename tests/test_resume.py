@@ -114,7 +114,7 @@ def test_a_signal_in_an_evaluation_ends_it_on_all_and_it_is_made_up_for(
 ) -> None:
     folder = tmp_path / "many"
     write_shards(WriteConfig(size="32x64", num_train=4, num_val=96, out=folder, workers=1))
-    more = ("loss=ce", "training.num_images=16", "training.evaluate_images=8")
+    more = ("loss=ce", "training.num_images=16", "training.evaluate_images=7")
     given = words("run", f"data.shards={folder}", "evaluation.batch_size=1", *more)
     ranks = start_ranks(given, 2)
     # What is saved before an evaluation is there once that begins.

@@ -4,11 +4,10 @@ Real shards hold integers, from which no such loss can come. POISON=FACTOR:RANK:
 """
 
 import os
-import sys
 
 from maskrestore import training_loop
 from maskrestore.objectives import Restoration
-from maskrestore.program import run_program
+from maskrestore.program import end_process, run_program
 from train import RunConfig, main
 
 factor, rank, first, last = map(float, os.environ["POISON"].split(":"))
@@ -31,4 +30,4 @@ def poisoned_losses(self, batch):  # type: ignore[no-untyped-def]
 
 Restoration.losses = poisoned_losses  # type: ignore[method-assign]
 training_loop.take_step = watched_step
-sys.exit(run_program(main, "", RunConfig))
+end_process(run_program(main, "", RunConfig))
