@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ROOT, Words, end_of, run_train
+from forked import ROOT, start_program
+from tiny_runs import Words, end_of, free_port, listens, run_train, wait_until
 
 from maskrestore.config import load_config
 from maskrestore.distributed import first_host, join_slurm_step, make_accelerator
@@ -115,16 +116,7 @@ def test_the_tasks_of_a_slurm_step_find_each_other(words: Words, tmp_path: Path)
             "SLURM_LOCALID": str(task),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, str(ROOT / "train.py"), *tiny(words)]
-        ranks.append(
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | step,
-            )
-        )
+        ranks.append(start_program([str(ROOT / "train.py"), *tiny(words)], step))
     statuses, errors = end_of(ranks)
     assert statuses == [0, 0], errors
     assert processes_of(tmp_path / "run") == {2}
@@ -136,13 +128,13 @@ def test_the_tasks_of_a_slurm_step_find_each_other(words: Words, tmp_path: Path)
 def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine: str) -> None:
     """Two launchers that meet over c10d, as in slurm/README.md, with one process each."""
     more = ["distributed.num_processes=2", f"distributed.engine={engine}"]
-    machines = []
+    machines, port = [], free_port()
     for machine in range(2):
         launcher = [
             *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
             *("--multi_gpu", "--num_machines", "2", "--num_processes", "2"),
             *("--machine_rank", str(machine), "--main_process_ip", "127.0.0.1"),
-            *("--main_process_port", str(20_000 + os.getpid() % 20_000)),
+            *("--main_process_port", str(port)),
             *("--rdzv_backend", "c10d", "--mixed_precision", "no", "--dynamo_backend", "no"),
         ]
         machines.append(
@@ -154,6 +146,9 @@ def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine:
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         )
+        # The launcher of machine 0 takes the port for somebody else's where the other one, on the
+        # same machine here, has opened it first.
+        wait_until(lambda: listens(port), machines)
     statuses, errors = end_of(machines, timeout=500)
     assert statuses == [0, 0], errors
     assert processes_of(tmp_path / "run") == {2}
@@ -165,7 +160,7 @@ def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine:
 @pytest.mark.parametrize("stage", [0, 3])
 def test_plain_python_with_deepspeed(words: Words, tmp_path: Path, stage: int) -> None:
     more = ("distributed.engine=deepspeed", f"distributed.zero_stage={stage}")
-    done = run_train(tiny(words, *more))
+    done = run_train(tiny(words, *more), sys.executable)
     assert done.returncode == 0, done.stderr
     assert "OVERFLOW" not in done.stderr
     assert processes_of(tmp_path / "run") == {1}

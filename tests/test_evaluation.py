@@ -1,11 +1,7 @@
-import hashlib
 import itertools
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +9,22 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
+from tiny_runs import end_of, start_ranks
 from torch import Tensor, nn
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import Batch
 from maskrestore.evaluation import (
     evaluate,
-    evaluate_run,
     load_frozen_generator,
     load_mask_generator,
-    write_result,
 )
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.metrics import ImageDistances
-from maskrestore.models.mask_generator import MaskGenerator
-from maskrestore.models.pretrained import save_spade_generator, save_weights
-from maskrestore.models.spade import SPADEGenerator
 from maskrestore.pictures import contact_sheet
-from maskrestore.run_folder import inputs
 from maskrestore.segmap import generator_input, one_hot, to_uint8
-from maskrestore.settings import ConfigError, UserError, parse, to_yaml
-from shards.write import WriteConfig, write_shards
+from maskrestore.settings import ConfigError, UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 32, 64
 
@@ -238,145 +227,31 @@ def figures_of(batches: Iterable[Sequence[int]]) -> dict[str, Any]:
     return evaluate(config_of("task=densify"), inputs, FillRoad(), Painter(), CPU)
 
 
-def process(rank: int, rendezvous: Path) -> list[dict[str, Any]]:
+def process(folder: Path) -> None:
+    """What this file does as a program: one of two processes."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     figures = [figures_of(share[rank]) for share in SHARES]
     dist.destroy_process_group()
-    return figures
+    (folder / f"{rank}.json").write_text(json.dumps(figures))
 
 
 @pytest.mark.slow
 def test_uneven_processes_give_the_figures_of_one(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        of_both = pool.map(process, range(2), [tmp_path / "rendezvous"] * 2)
-        alone = [figures_of(itertools.chain(*share)) for share in SHARES]
-        for of_one in of_both:
-            for figures, expected in zip(of_one, alone, strict=True):
-                for name in ("fd_lite0", "kd_lite0"):
-                    # The network rounds otherwise in batches of another size: 2e-6 was seen.
-                    assert figures.pop(name) == pytest.approx(expected[name], rel=1e-4)
-                assert figures.items() <= expected.items()  # counts: the same, to the last bit
-                assert figures["accu"] is not None
+    ranks = start_ranks([str(tmp_path)], 2, program=Path(__file__))
+    alone = [figures_of(itertools.chain(*share)) for share in SHARES]
+    statuses, errors = end_of(ranks)
+    assert statuses == [0, 0], errors
+    for rank in range(2):
+        of_one = json.loads((tmp_path / f"{rank}.json").read_text())
+        for figures, expected in zip(of_one, alone, strict=True):
+            for name in ("fd_lite0", "kd_lite0"):
+                # The network rounds otherwise in batches of another size: 2e-6 was seen.
+                assert figures.pop(name) == pytest.approx(expected[name], rel=1e-4)
+            assert figures.items() <= expected.items()  # counts: the same, to the last bit
+            assert figures["accu"] is not None
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shards")
-    words = ["size=32x64", "num_train=1", "num_val=3", "workers=1", f"out={out}"]
-    write_shards(parse(WriteConfig, words))
-    return out
-
-
-@pytest.fixture
-def finished_run(tmp_path: Path, shards: Path) -> RunConfig:
-    """A run folder as training leaves it, with untrained networks."""
-    run = tmp_path / "run"
-    run.mkdir()
-    save_spade_generator(SPADEGenerator(NUM_CLASSES + 2, 1, 4, (32, 64)), tmp_path / "g.pth")
-    config = config_of(
-        *("task=densify", "loss=ce", f"run={run}", f"data.shards={shards}"),
-        *("mask_generator.width=8", "mask_generator.hidden=4", f"generator.path={tmp_path}/g.pth"),
-        *("evaluation.batch_size=2", "distributed.device=cpu"),
-    )
-    (run / "config.yaml").write_text(to_yaml(config))
-    (run / "result.json").write_text('{"num_images": 640, "metrics": {}, "protocol": {}}')
-    torch.manual_seed(0)
-    save_weights(
-        MaskGenerator(NUM_CLASSES, 8, 4, (32, 64)).state_dict(), run / "mask_generator.pth"
-    )
-    return config
-
-
-def evaluate_program(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "evaluate.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfig) -> None:
-    metrics = evaluate_run(finished_run)
-    result = json.loads((finished_run.run / "result.json").read_text())
-    assert result["metrics"] == metrics
-    assert metrics["num_samples"] == 3
-    assert 0 < metrics["accu"] < 1
-    assert metrics["fd_lite0"] > 0
-    assert (result["task"], result["loss"], result["num_images"]) == ("densify", "ce", 640)
-    assert result["protocol"]["edges"] == "argmax"
-    assert result["protocol"]["source"] == "streetscenes"
-    assert result["protocol"]["features"] == "lite0"
-    assert (result["protocol"]["height"], result["protocol"]["width"]) == (32, 64)
-    generator = finished_run.generator.path
-    assert generator is not None
-    assert result["generator_sha256"] == hashlib.sha256(generator.read_bytes()).hexdigest()
-    assert result["versions"]["torch"] == torch.__version__
-    assert len(list((finished_run.run / "pictures").glob("*_restored.png"))) == 3
-
-
-def test_a_val_split_that_was_not_wholly_evaluated_gives_no_result(
-    finished_run: RunConfig,
-) -> None:
-    before = (finished_run.run / "result.json").read_bytes()
-    with pytest.raises(RuntimeError, match="2 samples evaluated of 3"):
-        write_result(finished_run, {"num_samples": 2}, 0, finished_run.run)
-    assert (finished_run.run / "result.json").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_the_program_keeps_the_result_where_settings_differ(finished_run: RunConfig) -> None:
-    before = (finished_run.run / "result.json").read_bytes()
-    done = evaluate_program(f"run={finished_run.run}", "generator.edges=instance")
-    assert done.returncode == 0, done.stderr
-    assert "accu " in done.stdout
-    assert "generator.edges: argmax -> instance" in done.stdout
-    assert (finished_run.run / "result.json").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "run: must be given, as run=runs/NAME"),
-        (["run=nowhere"], "run=nowhere is not the folder of a run"),
-    ],
-)
-def test_the_program_explains_the_users_mistakes(words: list[str], message: str) -> None:
-    done = evaluate_program(*words)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_an_unfinished_run_is_named(finished_run: RunConfig) -> None:
-    (finished_run.run / "result.json").unlink()
-    with pytest.raises(UserError, match=r"no result\.json: finish it"):
-        evaluate_run(finished_run)
-
-
-def test_a_damaged_result_is_named(finished_run: RunConfig) -> None:
-    for content in ("{", "[]", '{"num_images": "many"}'):
-        (finished_run.run / "result.json").write_text(content)
-        with pytest.raises(UserError, match=r"result\.json is not a result"):
-            evaluate_run(finished_run)
-
-
-@pytest.mark.slow
-def test_the_program_is_exact_on_ranks_that_do_not_divide_the_training_batch(
-    finished_run: RunConfig,
-) -> None:
-    """And another generator's figures do not replace the run's."""
-    one = evaluate_run(finished_run)
-    run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3")
-    command = [*run, str(ROOT / "evaluate.py"), f"run={finished_run.run}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    three = json.loads((finished_run.run / "result.json").read_text())["metrics"]
-    assert three["num_samples"] == 3
-    for name in ("accu", "miou19", "miou_all"):
-        assert three[name] == one[name]
-    assert three["fd_lite0"] == pytest.approx(one["fd_lite0"], rel=1e-3)
-
-    train_inputs = finished_run.run / "inputs.json"
-    train_inputs.write_text(json.dumps({**inputs(finished_run), "generator.path": "0" * 64}))
-    before = (finished_run.run / "result.json").read_bytes()
-    done = evaluate_program(f"run={finished_run.run}")
-    assert "generator.path: sha256 000000000000" in done.stdout
-    assert (finished_run.run / "result.json").read_bytes() == before
+if __name__ == "__main__":
+    process(Path(sys.argv[1]))

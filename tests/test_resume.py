@@ -1,18 +1,15 @@
 """Stopped, killed, damaged, poisoned: what a run on several processes goes on from."""
 
 import json
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from forked import ROOT, run_program
 from tiny_runs import (
-    ROOT,
     Words,
     end_of,
     lines_of,
@@ -22,8 +19,8 @@ from tiny_runs import (
     wait_until,
 )
 
-from maskrestore.config import RunConfig, load_config
-from maskrestore.data import ShardFolder, training_batches, training_order
+from maskrestore.config import load_config
+from maskrestore.data import training_batches
 from maskrestore.files import lock
 from maskrestore.models.pretrained import load_weights
 from maskrestore.program import RESUME_STATUS
@@ -37,6 +34,10 @@ ENGINES = {
     "ddp": ("distributed.engine=ddp",),
     "zero2": ("distributed.engine=deepspeed", "distributed.zero_stage=2"),
 }
+
+PROGRAMS = ROOT / "tests" / "programs"
+HURRIED, FULL, POISONED = (PROGRAMS / f"{name}.py" for name in ("hurried", "full", "poisoned"))
+"""train.py in an hour of need."""
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +160,7 @@ def test_a_folder_that_one_process_does_not_see_is_refused(words: Words, tmp_pat
     for folder in folders:
         folder.mkdir()
     relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
-    statuses, errors = run_ranks(relative, 2, folders=folders)
+    statuses, errors = run_ranks(relative, 2, folders=folders, program=HURRIED)
     assert statuses == [2, 2]
     assert "run=run is not there for every process" in errors[1]
 
@@ -194,9 +195,8 @@ class TestPoison:
 
     @staticmethod
     def run(words: list[str], number: int, poison: str) -> tuple[list[int], list[str]]:
-        program = ROOT / "tests" / "programs" / "poisoned.py"
         environment = {"POISON": poison, "PYTHONPATH": str(ROOT)}
-        return run_ranks(words, number, program=program, environment=environment)
+        return run_ranks(words, number, program=POISONED, environment=environment)
 
     SMALL = ("loss=ce", "training.batch_size=4", "training.log_images=16", "training.num_images=96")
 
@@ -267,64 +267,6 @@ class TestPoison:
         assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.fixture
-def in_order(tmp_path: Path) -> Path:
-    """Shards of two samples each, read one after another by data.shuffle_shards=1."""
-    folder = tmp_path / "in-order"
-    write = WriteConfig(
-        size="32x64", num_train=12, num_val=4, out=folder, samples_per_shard=2, workers=1
-    )
-    write_shards(write)
-    return folder
-
-
-def damage_shard_of_step(config: RunConfig, step: int) -> str:
-    """Flip a bit in the shard that the step (from 0, batches of two) reads; its name."""
-    split = ShardFolder(config.data.shards, "train")
-    [(sample, _), _] = training_order(config.seed, split.sizes, 2 * step, 2, window=1)
-    name = str(split.shards[sample // 2]["name"])
-    split.close()
-    content = bytearray((config.data.shards / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (config.data.shards / name).write_bytes(content)
-    return name
-
-
-SMALL_SHARDS = (
-    "data.shuffle_shards=1",
-    "data.prefetch_batches=1",
-    "loss=ce",
-    "training.batch_size=2",
-    "training.num_images=24",
-    "training.checkpoint_images=1000",
-)
-
-
-def test_a_bad_shard_stops_all_processes_and_nothing_is_lost(
-    words: Words, in_order: Path, tmp_path: Path
-) -> None:
-    given = words("run", f"data.shards={in_order}", *SMALL_SHARDS)
-    name = damage_shard_of_step(load_config(given), 4)
-    statuses, errors = run_ranks(given, 2)
-    assert statuses == [2, 2], errors
-    assert sum(f"{name} is damaged" in error for error in errors) >= 1
-    assert "Traceback" not in "".join(errors)
-    saves = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert saves[-1] == "000000008"  # the steps before it are saved
-
-
-def test_a_bad_shard_is_left_out_and_counted_where_the_user_says_so(
-    words: Words, in_order: Path, tmp_path: Path
-) -> None:
-    given = words("run", f"data.shards={in_order}", *SMALL_SHARDS, "data.bad_shards=skip")
-    name = damage_shard_of_step(load_config(given), 4)
-    statuses, errors = run_ranks(given, 2)
-    assert statuses == [0, 0], errors
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["left_out_shards"] == [name]
-    assert result["num_images"] == 24
-
-
 def test_more_processes_than_samples(words: Words, tmp_path: Path) -> None:
     folder = tmp_path / "few"
     write_shards(WriteConfig(size="32x64", num_train=1, num_val=2, out=folder, workers=1))
@@ -354,19 +296,7 @@ def test_other_code_is_refused_by_name_unless_accepted(words: Words, tmp_path: P
 def test_a_full_disk_ends_all_processes_with_one_message(words: Words) -> None:
     for background in ("false", "true"):
         given = words(f"run-{background}", *LONG, f"training.save_in_background={background}")
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *given],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            preexec_fn=small_files_only,
-        )
+        done = run_program([str(FULL), *given])
         assert done.returncode == 2, done.stderr
         assert "File too large" in done.stderr
         assert "Traceback" not in done.stderr
-
-
-def small_files_only() -> None:
-    """The file system refuses, as a full one would."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -4,8 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from forked import ROOT, start_program
 
 from maskrestore import shard_cache
 from maskrestore.config import RunConfig, load_config
@@ -25,7 +24,7 @@ from maskrestore.manifest import read_manifest
 from maskrestore.settings import UserError
 from maskrestore.shard_cache import fetch, fetch_manifest
 
-ROOT = Path(__file__).resolve().parent.parent
+READING = ROOT / "tests" / "programs" / "reading.py"
 FIRST = "train-000000.tar"
 
 
@@ -282,22 +281,9 @@ def test_processes_that_ask_at_once_fetch_each_shard_once(
 ) -> None:
     """Two ranks without any process group: nothing but the folder tells one of the other."""
     server.pause = 0.2
-    program = (
-        "import sys; from maskrestore.config import load_config\n"
-        "from maskrestore.data import training_batches\n"
-        "rank, *words = sys.argv[1:]\n"
-        "batches = training_batches(load_config(words), 0, int(rank), 2)\n"
-        "for _ in range(4): print(*next(batches).keys)\n"
-        "batches.close()\n"
-    )
     words = [f"data.shards={tmp_path / 'cache'}", f"data.url={server.url}", "data.size=32x64"]
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), *words, "training.batch_size=8"],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
+        start_program([str(READING), str(rank), *words, "training.batch_size=8"])
         for rank in range(2)
     ]
     printed = [rank.communicate(timeout=120)[0].split() for rank in ranks]

@@ -1,16 +1,16 @@
 """Tiny runs and what they leave, for the tests that train."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from forked import ROOT, Process, run_program, start_program
+
 TINY = (
     "data.size=32x64",
     "mask_generator.width=4",
@@ -33,12 +33,16 @@ Words = Callable[..., list[str]]
 
 
 def run_train(words: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
-    command = [*(launcher or (sys.executable,)), str(ROOT / "train.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [str(ROOT / "train.py"), *words]
+    return (
+        subprocess.run([*launcher, *command], capture_output=True, text=True, timeout=300)
+        if launcher
+        else run_program(command)
+    )
 
 
-def processes(number: int) -> tuple[str, ...]:
-    """torchrun: on CPUs `accelerate launch --cpu --num_processes 2` starts a single process."""
+def torchrun(number: int) -> tuple[str, ...]:
+    """On CPUs `accelerate launch --cpu --num_processes 2` starts a single process."""
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone")
     return (*run, "--nproc_per_node", str(number))
 
@@ -51,37 +55,38 @@ def losses_of(run: Path) -> list[tuple[int, dict[str, float]]]:
     return [(line["num_images"], line["losses"]) for line in lines_of(run) if "losses" in line]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def start_ranks(
     words: list[str],
     number: int,
     folders: list[Path] | None = None,
     program: Path = ROOT / "train.py",
     environment: dict[str, str] | None = None,
-) -> list[subprocess.Popen[str]]:
+) -> list[Process]:
     """`number` processes as a scheduler starts them, without a launcher that would hide who ended
     how. folders: where each one is started. environment: more of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in range(number):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "OMP_NUM_THREADS": 1}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = {name: str(value) for name, value in (own | address).items()}
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, str(program), *words],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | variables | (environment or {}),
-                cwd=folders[rank] if folders else None,
-            )
-        )
+        folder = folders[rank] if folders else None
+        ranks.append(start_program([str(program), *words], variables | (environment or {}), folder))
     return ranks
 
 
-def end_of(ranks: list[subprocess.Popen[str]], timeout: float = 120) -> tuple[list[int], list[str]]:
+def end_of(ranks: Sequence[Process], timeout: float = 120) -> tuple[list[int], list[str]]:
     """Exit status and stderr of each; a process that hangs fails the test."""
     deadline = time.monotonic() + timeout
     try:
@@ -97,7 +102,7 @@ def run_ranks(words: list[str], number: int, **more: Any) -> tuple[list[int], li
     return end_of(start_ranks(words, number, **more))
 
 
-def wait_until(condition: Callable[[], bool], ranks: list[subprocess.Popen[str]]) -> None:
+def wait_until(condition: Callable[[], bool], ranks: Sequence[Process]) -> None:
     """Until the condition holds while all processes live."""
     deadline = time.monotonic() + 120
     while not condition():

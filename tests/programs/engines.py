@@ -1,8 +1,9 @@
-"""Run by tests/test_engine.py under torchrun: several engines after one another on the same data.
+"""Run by tests/test_engine.py on each rank: several engines after one another on the same data.
 
 Arguments: a JSON file that lists the jobs, each {"name", "words", "steps": [from, to], "load",
-"save", "bad": [rank, step] or null}. Rank 0 writes NAME.json beside it: losses, norms, and the
-weights' and evaluated network's sums.
+"save_at", "bad": [rank, step] or null}. Rank 0 writes NAME.pt and NAME.json beside it: the state;
+losses, norms, and the weights' and evaluated network's sums. With save_at it writes NAME-first.pt
+before that step, as a run saves on its way, and goes on.
 """
 
 import json
@@ -44,6 +45,10 @@ def run(job: dict, folder: Path) -> None:
     share, parts = BATCH // world, config.training.accumulation
     losses, norms = [], []
     for step in range(*job["steps"]):
+        if step == job.get("save_at"):
+            state = engine.state()
+            if rank == 0:
+                torch.save(state, folder / f"{job['name']}-first.pt")
         segmap, label_map = (whole[rank * share : (rank + 1) * share] for whole in batch_of(step))
         total = torch.zeros(())
         for part in range(parts):
@@ -65,7 +70,7 @@ def run(job: dict, folder: Path) -> None:
             seen = float(whole(batch_of(99)[0], torch.ones(BATCH, 1, *SIZE)).double().abs().sum())
     state = engine.state()
     if rank == 0:
-        torch.save(state, folder / f"{job.get('save') or job['name']}.pt")
+        torch.save(state, folder / f"{job['name']}.pt")
         facts = {"losses": losses, "norms": norms, "seen": seen, "world": world}
         (folder / f"{job['name']}.json").write_text(json.dumps(facts))
     accelerator.wait_for_everyone()

@@ -1,0 +1,145 @@
+"""evaluate.py and evaluate_run: a finished run's figures once more."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from forked import ROOT, run_program
+from test_evaluation import config_of
+from tiny_runs import run_ranks
+
+from maskrestore.config import RunConfig
+from maskrestore.evaluation import evaluate_run, write_result
+from maskrestore.labels import NUM_CLASSES
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.pretrained import save_spade_generator, save_weights
+from maskrestore.models.spade import SPADEGenerator
+from maskrestore.run_folder import inputs
+from maskrestore.settings import UserError, parse, to_yaml
+from shards.write import WriteConfig, write_shards
+
+PROGRAM = ROOT / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    words = ["size=32x64", "num_train=1", "num_val=3", "workers=1", f"out={out}"]
+    write_shards(parse(WriteConfig, words))
+    return out
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path, shards: Path) -> RunConfig:
+    """A run folder as training leaves it, with untrained networks."""
+    run = tmp_path / "run"
+    run.mkdir()
+    save_spade_generator(SPADEGenerator(NUM_CLASSES + 2, 1, 4, (32, 64)), tmp_path / "g.pth")
+    config = config_of(
+        *("task=densify", "loss=ce", f"run={run}", f"data.shards={shards}"),
+        *("mask_generator.width=8", "mask_generator.hidden=4", f"generator.path={tmp_path}/g.pth"),
+        *("evaluation.batch_size=2", "distributed.device=cpu"),
+    )
+    (run / "config.yaml").write_text(to_yaml(config))
+    (run / "result.json").write_text('{"num_images": 640, "metrics": {}, "protocol": {}}')
+    torch.manual_seed(0)
+    save_weights(
+        MaskGenerator(NUM_CLASSES, 8, 4, (32, 64)).state_dict(), run / "mask_generator.pth"
+    )
+    return config
+
+
+def evaluate_program(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROGRAM), *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfig) -> None:
+    metrics = evaluate_run(finished_run)
+    result = json.loads((finished_run.run / "result.json").read_text())
+    assert result["metrics"] == metrics
+    assert metrics["num_samples"] == 3
+    assert 0 < metrics["accu"] < 1
+    assert metrics["fd_lite0"] > 0
+    assert (result["task"], result["loss"], result["num_images"]) == ("densify", "ce", 640)
+    assert result["protocol"]["edges"] == "argmax"
+    assert result["protocol"]["source"] == "streetscenes"
+    assert result["protocol"]["features"] == "lite0"
+    assert (result["protocol"]["height"], result["protocol"]["width"]) == (32, 64)
+    generator = finished_run.generator.path
+    assert generator is not None
+    assert result["generator_sha256"] == hashlib.sha256(generator.read_bytes()).hexdigest()
+    assert result["versions"]["torch"] == torch.__version__
+    assert len(list((finished_run.run / "pictures").glob("*_restored.png"))) == 3
+
+
+def test_a_val_split_that_was_not_wholly_evaluated_gives_no_result(
+    finished_run: RunConfig,
+) -> None:
+    before = (finished_run.run / "result.json").read_bytes()
+    with pytest.raises(RuntimeError, match="2 samples evaluated of 3"):
+        write_result(finished_run, {"num_samples": 2}, 0, finished_run.run)
+    assert (finished_run.run / "result.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_program_keeps_the_result_where_settings_differ(finished_run: RunConfig) -> None:
+    before = (finished_run.run / "result.json").read_bytes()
+    done = evaluate_program(f"run={finished_run.run}", "generator.edges=instance")
+    assert done.returncode == 0, done.stderr
+    assert "accu " in done.stdout
+    assert "generator.edges: argmax -> instance" in done.stdout
+    assert (finished_run.run / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "run: must be given, as run=runs/NAME"),
+        (["run=nowhere"], "run=nowhere is not the folder of a run"),
+    ],
+)
+def test_the_program_explains_the_users_mistakes(words: list[str], message: str) -> None:
+    done = evaluate_program(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unfinished_run_is_named(finished_run: RunConfig) -> None:
+    (finished_run.run / "result.json").unlink()
+    with pytest.raises(UserError, match=r"no result\.json: finish it"):
+        evaluate_run(finished_run)
+
+
+def test_a_damaged_result_is_named(finished_run: RunConfig) -> None:
+    for content in ("{", "[]", '{"num_images": "many"}'):
+        (finished_run.run / "result.json").write_text(content)
+        with pytest.raises(UserError, match=r"result\.json is not a result"):
+            evaluate_run(finished_run)
+
+
+@pytest.mark.slow
+def test_the_program_is_exact_on_ranks_that_do_not_divide_the_training_batch(
+    finished_run: RunConfig,
+) -> None:
+    """And another generator's figures do not replace the run's."""
+    one = evaluate_run(finished_run)
+    statuses, errors = run_ranks([f"run={finished_run.run}"], 3, program=PROGRAM)
+    assert statuses == [0, 0, 0], errors
+    three = json.loads((finished_run.run / "result.json").read_text())["metrics"]
+    assert three["num_samples"] == 3
+    for name in ("accu", "miou19", "miou_all"):
+        assert three[name] == one[name]
+    assert three["fd_lite0"] == pytest.approx(one["fd_lite0"], rel=1e-3)
+
+    train_inputs = finished_run.run / "inputs.json"
+    train_inputs.write_text(json.dumps({**inputs(finished_run), "generator.path": "0" * 64}))
+    before = (finished_run.run / "result.json").read_bytes()
+    done = run_program([str(PROGRAM), f"run={finished_run.run}"])
+    assert "generator.path: sha256 000000000000" in done.stdout
+    assert (finished_run.run / "result.json").read_bytes() == before
