@@ -1,11 +1,12 @@
 """A grid file and the cells it stands for, each one a checked RunConfig."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from maskrestore.config import RunConfig
 from maskrestore.settings import (
@@ -39,6 +40,9 @@ class GridSettings(RunConfig):
     """Grid to work on: configs/grid/NAME.yaml, or a file that ends in .yaml."""
     runs: Path = Path("runs")
     """Folder of all grids; this one's is CONFIG-GRID in it, such as runs/demo-table1."""
+    seeds: PositiveInt = 1
+    """Seeds that each trained restoring cell is run with: seed, seed+1, ... The image generator's
+    cell and the untrained baselines are run once."""
 
 
 Settings = TypeVar("Settings", bound=GridSettings)
@@ -46,9 +50,13 @@ Settings = TypeVar("Settings", bound=GridSettings)
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid."""
+    """One run of the grid; `row` is the row of the grid file that it belongs to.
+
+    The first seed of a row has the row's name, the others have theirs behind it: ROW-seed1.
+    """
 
     name: str
+    row: str
     config: RunConfig
 
     @property
@@ -59,7 +67,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells in the order of the file; `folder` holds their run folders and the report."""
+    """All cells in the order of the file, the first seed of every row before any second one, so
+    that a grid cut short is still a table; `folder` holds their run folders and the report."""
 
     name: str
     folder: Path
@@ -95,47 +104,97 @@ def read_grid(schema: type[Settings], arguments: Sequence[str]) -> tuple[Setting
     shared = {key: value for key, value in values.items() if key not in own}
     name = "+".join(Path(config).stem for config in configs) + f"-{path.stem}"
     folder = settings.runs / name
-    return settings, Grid(path.stem, folder, tuple(expand(path, shared, folder)))
+    return settings, Grid(path.stem, folder, tuple(expand(path, shared, folder, settings.seeds)))
 
 
-def expand(path: Path, shared: dict[str, Any], folder: Path) -> list[Cell]:
+def expand(path: Path, shared: dict[str, Any], folder: Path, seeds: int = 1) -> list[Cell]:
     """Cells of the grid file at `path`: `shared` settings, below its base, below each row.
 
     Restoring cells use the image generator that the synthesis cell trains, unless they have a
-    generator.path of their own. A synthesis cell that has one only evaluates it.
+    generator.path of their own. A synthesis cell that has one only evaluates it. Rows that train a
+    mask generator become a cell for each of `seeds` seeds, counted from the row's own; all of them
+    use one and the same frozen image generator, which therefore stays a single cell, as do the
+    baselines, which draw no random number.
     Raises ConfigError with all mistakes of the file, or else all of its cells, each by its name.
     """
+    grid, mistakes = _read_grid_file(path), []
+    rows: dict[str, dict[str, Any]] = {}
+    for row, values in grid.rows.items():
+        try:
+            rows[row] = merge(shared, merge(grid.base, values))
+        except ConfigError as error:
+            mistakes.append(_within(f"cell {row}", error))
+    columns = []
+    for row, values in _with_generator(rows, folder).items():
+        cells, found = _cells_of_row(row, values, seeds, folder, taken=grid.rows)
+        columns.append(cells)
+        mistakes += found
+    if mistakes:
+        raise ConfigError(_within(path.name, ConfigError("\n".join(mistakes))))
+    return [cell for same in zip_longest(*columns) for cell in same if cell is not None]
+
+
+def _read_grid_file(path: Path) -> GridConfig:
     values = read_yaml(path)
     try:
-        grid = validate(GridConfig, values)
+        return validate(GridConfig, values)
     except ConfigError as error:
         raise ConfigError(_within(path.name, error)) from error
-    cells, mistakes = [], []
-    rows: dict[str, dict[str, Any]] = {}
-    for name, row in grid.rows.items():
+
+
+def _cells_of_row(
+    row: str, values: dict[str, Any], seeds: int, folder: Path, taken: Collection[str]
+) -> tuple[list[Cell], list[str]]:
+    """The cells of a row, one per seed if it trains a mask generator, and all their mistakes.
+
+    taken: names that are not to be had for a further seed.
+    """
+    try:
+        first = _checked_cell(row, row, values, folder)
+    except ConfigError as error:
+        return [], [str(error)]
+    cells, mistakes = [first], []
+    trains_masks = first.config.trains and not first.config.trains_generator
+    for number in range(1, seeds if trains_masks else 1):
+        seed = first.config.seed + number
+        name = f"{row}-seed{seed}"
+        if name in taken:
+            mistakes.append(
+                f"cell {name}: with seeds={seeds} this is also the name of seed {seed} of row "
+                f"{row}; give the row another name"
+            )
+            continue
         try:
-            rows[name] = merge(shared, merge(grid.base, row)) | {"run": str(folder / name)}
+            cells.append(_checked_cell(name, row, values | {"seed": seed}, folder))
         except ConfigError as error:
-            mistakes.append(_within(f"{path.name}: cell {name}", error))
+            mistakes.append(str(error))
+    return cells, mistakes
+
+
+def _checked_cell(name: str, row: str, values: dict[str, Any], folder: Path) -> Cell:
+    try:
+        return Cell(name, row, validate(RunConfig, values | {"run": str(folder / name)}))
+    except ConfigError as error:
+        raise ConfigError(_within(f"cell {name}", error)) from error
+
+
+def _with_generator(rows: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows, those without an image generator given the one that the grid itself trains."""
     sources = [
         name
         for name, row in rows.items()
         if row.get("task") == "synthesis" and not _generator_path(row)
     ]
-    for name, values in rows.items():
-        given = _generator_path(values)
-        if values.get("task") == "synthesis":
-            values["loss"] = "none" if given else RunConfig().loss
-        elif sources and not given and isinstance(values.get("generator", {}), dict):
+    complete = {}
+    for name, row in rows.items():
+        given = _generator_path(row)
+        if row.get("task") == "synthesis":
+            row = row | {"loss": "none" if given else RunConfig().loss}
+        elif sources and not given and isinstance(row.get("generator", {}), dict):
             trained = str(folder / sources[0] / "generator.pth")
-            values = merge(values, {"generator": {"path": trained}})
-        try:
-            cells.append(Cell(name, validate(RunConfig, values)))
-        except ConfigError as error:
-            mistakes.append(_within(f"{path.name}: cell {name}", error))
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
-    return cells
+            row = merge(row, {"generator": {"path": trained}})
+        complete[name] = row
+    return complete
 
 
 def _generator_path(values: dict[str, Any]) -> Any:

@@ -1,63 +1,24 @@
 """report.py: the table, the CSV and Figure 2, from crafted run folders alone."""
 
 import csv
-import json
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
+from finished_cells import cells_of, finish, table_of, tiny_grid
 from PIL import Image
 
-from launch.grid import Cell, GridSettings, read_grid
+from launch.grid import Cell
 from launch.report import main
 from maskrestore.files import lock
 from maskrestore.labels import LABEL_ID, LABELS
-from maskrestore.settings import UserError, to_yaml
+from maskrestore.settings import UserError
 
 KINDS = ("input", "restored", "synthesized", "true_mask", "real")
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    path = tmp_path / "tiny.yaml"
-    path.write_text("training: {num_images: 8, batch_size: 4}\nperceptual: {network: lite0}\n")
-    return [f"config={path}", f"runs={tmp_path / 'runs'}"]
-
-
-def cells_of(words: list[str]) -> dict[str, Cell]:
-    return {cell.name: cell for cell in read_grid(GridSettings, words)[1].cells}
-
-
-def finish(cell: Cell, accu: float | None, miou19: float | None, fid: float = 80.0) -> None:
-    """Leave the run folder of a cell as a finished run does."""
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "config.yaml").write_text(to_yaml(cell.config))
-    metrics: dict[str, Any] = {"accu": accu, "miou19": miou19, "miou_all": miou19}
-    iou = None if accu is None else {"road": 0.5, "train": None}
-    metrics |= {"iou": iou, "num_samples": 5, "fid": fid, "kid": 0.0123}
-    config = cell.config
-    result = {
-        "task": config.task,
-        "loss": config.loss,
-        "baseline": config.baseline,
-        "seed": 0,
-        "num_images": 8 if config.trains else 0,
-        "metrics": metrics,
-        "protocol": {
-            "features": "inception",
-            "edges": "argmax",
-            "sampling": "corner",
-            "height": 96,
-            "width": 192,
-            "source": "streetscenes",
-            "coarse": "simulated",
-        },
-        "commit": "abc123+dirty",
-        "versions": {"torch": "2.15"},
-        "generator_sha256": "0123456789abcdef",
-    }
-    (cell.folder / "result.json").write_text(json.dumps(result))
+    return tiny_grid(tmp_path)
 
 
 def draw(cell: Cell, *keys: str) -> None:
@@ -68,20 +29,6 @@ def draw(cell: Cell, *keys: str) -> None:
             color = LABELS[LABEL_ID["road"]].color if "mask" in kind else (90, 90, 90)
             picture = Image.new("RGB", (64, 32), color)
             picture.save(cell.folder / "pictures" / f"{key}_{kind}.png")
-
-
-def table_of(words: list[str], tmp_path: Path) -> list[list[str]]:
-    """The rows of table1.md, each a list of its cells; the task stands in every row."""
-    assert main(words) == 0
-    text = (tmp_path / "runs" / "tiny-table1" / "table1.md").read_text()
-    rows = [
-        [field.strip() for field in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|") and set(line) - set("|-: ")
-    ]
-    for before, row in pairwise(rows):
-        row[0] = row[0] or before[0]
-    return rows
 
 
 def test_ours_stand_beside_the_papers_and_are_told_apart(

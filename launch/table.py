@@ -1,0 +1,232 @@
+"""The table of a grid as it is read: every field as text, the same in markdown and in LaTeX."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.grid import Grid
+from launch.rows import (
+    TASKS,
+    Figure,
+    Outcome,
+    Row,
+    beats_untrained,
+    loss_name,
+    paper_figures,
+    task_name,
+)
+
+DISTANCES = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": "kd_lite0"}
+"""Key of an image distance -> heading of its column."""
+
+DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+"""What footnotes are numbered with."""
+
+QUOTED = (
+    'Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis Model" '
+    "(2021), Cityscapes val, 500 images, one seed; quoted, not ours."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. runs: how many seeds are done, and the mark of its footnote. state: where
+    it stands while there are no figures."""
+
+    task: str
+    loss: str
+    runs: str
+    state: str
+    ours: tuple[str, ...]
+    paper: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """ours: headings of our columns. has_seeds: whether there is a column of `runs`. facts: how our
+    figures were made. notes explain the marks, footnotes one row each, problems say what could not
+    be read."""
+
+    title: str
+    has_seeds: bool
+    facts: tuple[str, ...]
+    ours: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+    footnotes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
+    """The table of what the run folders hold by now."""
+    outcomes = [outcome for row in rows for outcome in row.outcomes]
+    found = [key for key in DISTANCES if any(row.figure(key) for row in rows)]
+    has_seeds = any(len(row.outcomes) > 1 for row in rows)
+    lines: list[Line] = []
+    footnotes: list[str] = []
+    for row in rows:
+        remark, mark = _remark(row), ""
+        if remark:
+            mark = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
+            footnotes.append(f"{mark} {row.name}: {remark}")
+        lines.append(_line(row, rows, found, mark))
+    notes = ["Distances: lower is better. accu and mIoU in %."]
+    if any("†" in field for line in lines for field in line.ours):
+        trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
+        notes.append(
+            f"† {trained} no better than the best untrained row of the same task and input."
+        )
+    if has_seeds:
+        notes.append(
+            "± Sample standard deviation (n - 1) over the seeds that are done. All seeds use the "
+            "same image generator: what another one would change is not in it."
+        )
+    return Table(
+        title=f"{grid.name}: {grid.folder.name}",
+        has_seeds=has_seeds,
+        facts=tuple(_facts(outcomes, has_seeds)),
+        ours=("accu", "mIoU (19)", "mIoU (all ids)", *(DISTANCES[key] for key in found)),
+        lines=tuple(lines),
+        notes=tuple(notes),
+        footnotes=tuple(footnotes),
+        problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
+    )
+
+
+def _line(row: Row, rows: Sequence[Row], distances: Sequence[str], mark: str) -> Line:
+    ours = []
+    for name in ("accu", "miou19", "miou_all"):
+        weak = name != "miou_all" and not beats_untrained(row, rows, name)
+        ours.append(_percent(row.figure(name)) + (" †" if weak else ""))
+    ours += [_distance(row.figure(key)) for key in distances]
+    return Line(
+        task=task_name(row.config),
+        loss=loss_name(row.config),
+        runs=f"{_runs(row)} {mark}".strip(),
+        state="" if row.done else _states(row),
+        ours=tuple(ours),
+        paper=tuple(
+            "-" if value is None else f"{value:.1f}" for value in paper_figures(row.config)
+        ),
+    )
+
+
+def _runs(row: Row) -> str:
+    """How many of a row's seeds are behind its figures; nothing is drawn in an untrained row."""
+    num_done, num_seeds = len(row.done), len(row.outcomes)
+    if num_seeds == 1:
+        return "1 seed" if row.config.trains and row.done else "-"
+    return (
+        f"{num_seeds} seeds" if num_done == num_seeds else f"{num_done} of {num_seeds} seeds done"
+    )
+
+
+def _states(row: Row) -> str:
+    """Where the cells of a row stand, each state once: `running 40 %, 2 missing`."""
+    counts = Counter(str(outcome.state) for outcome in row.outcomes)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{n} {state}" if n > 1 else state for state, n in counts.items())
+
+
+def _remark(row: Row) -> str:
+    """What a reader must know of a mean over seeds; empty if they are whole and made alike."""
+    if len(row.outcomes) == 1 or not row.done:
+        return ""
+    remarks = []
+    if row.unfinished:
+        cells = ", ".join(f"{o.cell.name} ({o.state})" for o in row.unfinished)
+        remarks.append(f"without {cells}")
+    differing = row.differences()
+    if differing:
+        remarks.append("not made alike: " + "; ".join(differing))
+    others = [o for o in row.done if o.seed != o.cell.config.seed]
+    if others:
+        cells = ", ".join(f"{o.cell.name} (seed {o.seed})" for o in others)
+        remarks.append(f"run with another seed than asked for: {cells}")
+    return ". ".join(remarks)
+
+
+def _facts(outcomes: Sequence[Outcome], has_seeds: bool) -> list[str]:
+    """What a reader must know of our columns; where cells differ, every value."""
+    done = [outcome for outcome in outcomes if outcome.result]
+    facts = [f"cells done: {len(done)} of {len(outcomes)}"]
+
+    def add(name: str, values: Iterable[Any], between: str = " / ") -> None:
+        shown = list(dict.fromkeys(str(value) for value in values if value is not None))
+        if shown:
+            facts.append(f"{name}: {between.join(shown)}")
+
+    def of(key: str, only: Iterable[Outcome] = done) -> list[Any]:
+        return [outcome.result["protocol"].get(key) for outcome in only]
+
+    restoring = [outcome for outcome in done if outcome.config.task != "synthesis"]
+    add("source", of("source"))
+    sizes = [outcome.result["protocol"] for outcome in done]
+    add("size", [f"{p['height']}x{p['width']}" for p in sizes if p.get("height")])
+    add("val images", [outcome.result["metrics"].get("num_samples") for outcome in done])
+    add("coarse masks", of("coarse"))
+    hashes = [outcome.result.get("generator_sha256") for outcome in done]
+    add("image generator (sha256)", [str(value)[:12] for value in hashes if value])
+    add("edges given to it", of("edges", restoring))
+    add("sampling of the small mask", of("sampling"))
+    add("perceptual network", of("perceptual network"))
+    add("features of the distances", of("features"))
+    for task in ("synthesis", "densify", "super_resolution"):
+        trained = [o for o in done if o.config.task == task and o.config.trains]
+        name = f"images seen, {TASKS.get(task, 'super-resolution')}"
+        add(name, [outcome.result.get("num_images") for outcome in trained])
+    seeds = [outcome.result.get("seed") for outcome in done]
+    add("seeds" if has_seeds else "seed", seeds, ", " if has_seeds else " / ")
+    add("commit", [outcome.result.get("commit") for outcome in done])
+    if "lite0" in of("features"):
+        facts.append("fd_lite0 and kd_lite0 are not FID and KID, and not comparable with them")
+    return facts
+
+
+def _percent(figure: Figure | None) -> str:
+    return "-" if figure is None else _shown(figure, factor=100, decimals=1)
+
+
+def _distance(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    return _shown(figure, factor=1, decimals=1 if abs(figure.mean) >= 10 else 4)
+
+
+def _shown(figure: Figure, factor: int, decimals: int) -> str:
+    text = f"{factor * figure.mean:.{decimals}f}"
+    if figure.spread is None:
+        return text
+    return f"{text} ± {factor * figure.spread:.{decimals}f}"
+
+
+def markdown(table: Table) -> str:
+    """The table as markdown: how it was made, then ours beside the paper's, then notes."""
+    heads = ["task", "loss", *(["ours: runs"] if table.has_seeds else [])]
+    heads += [f"ours: {name}" for name in table.ours]
+    heads += ["paper: accu", "paper: mIoU", "paper: FID"]
+    lines, last_task = [heads], ""
+    for line in table.lines:
+        fields = ["" if line.task == last_task else line.task, line.loss]
+        fields += [line.runs] if table.has_seeds else []
+        fields += [f"*{line.state}*", *line.ours[1:]] if line.state else line.ours
+        lines.append([*fields, *line.paper])
+        last_task = line.task
+    text = [f"# {table.title}", "", "**Ours**", "", *(f"- {fact}" for fact in table.facts)]
+    text += ["", f"**paper:** {QUOTED}", "", *_aligned(lines), "", *table.notes]
+    text += [f"- {note}" for note in (*table.footnotes, *table.problems)]
+    return "\n".join(text) + "\n"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown lines of a table that can also be read as they are; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded[:2] = [cells[0].ljust(widths[0]), cells[1].ljust(widths[1])]
+        lines.append("| " + " | ".join(padded) + " |")
+    rule = ["-" * (width - 1) + (":" if i > 1 else "-") for i, width in enumerate(widths)]
+    return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
