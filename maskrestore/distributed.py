@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from accelerate import Accelerator as Accelerator
-from accelerate import InitProcessGroupKwargs
+from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
@@ -41,11 +41,15 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         raise ConfigError("\n".join(mistakes))
     if use_cpu and wanted.cpu_threads:
         torch.set_num_threads(wanted.cpu_threads)
-    handlers, plugin = [], None
+    # DDP sorts gradients into new buckets after its first step, which changes the order in which
+    # three or more processes add them up: the first step after a resume would be rounded otherwise
+    # than in an unbroken run. It does not where it is told to look for unused parameters.
+    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    plugin = None
     if asked > 1:
         # Without the backend's name Accelerate can leave every process alone, without a word.
         backend = "gloo" if use_cpu else "nccl"
-        handlers = [InitProcessGroupKwargs(backend=backend, timeout=patience(config))]
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience(config)))
     if for_training and wanted.engine == "deepspeed":
         from maskrestore.zero import make_plugin  # only here: DeepSpeed may be absent
 
@@ -114,12 +118,14 @@ def join_slurm_step() -> None:
     # A task that was given a GPU of its own sees but that one.
     num_devices = torch.cuda.device_count() or num_tasks
     job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    restart = int(environment.get("SLURM_RESTART_COUNT", "0"))
     values = {
         "WORLD_SIZE": str(num_tasks),
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": str(int(environment["SLURM_LOCALID"]) % num_devices),
         "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": str(20_000 + (31 * job + step) % 20_000),  # two jobs may share a node
+        # Two jobs may share a node, as may a job and what is left of its start before.
+        "MASTER_PORT": str(20_000 + (31 * job + 7 * restart + step) % 20_000),
     }
     for name, value in values.items():
         environment.setdefault(name, value)
