@@ -20,6 +20,12 @@ check: $(BIN)/ready  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+slurm-up:  ## a real SLURM cluster of four nodes on this machine (root, Debian's packages)
+	slurm/cluster.sh up nodes=4
+
+slurm-down:  ## stop it and leave nothing behind
+	slurm/cluster.sh down
+
 lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
 	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --extra deepspeed --universal --python-version 3.11 \
@@ -36,4 +42,4 @@ $(BIN)/ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
-.PHONY: help demo test test-quick check lock clean
+.PHONY: help demo test test-quick check slurm-up slurm-down lock clean

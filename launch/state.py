@@ -22,6 +22,7 @@ class Progress:
     num_images: int
     total_images: int
     losses: dict[str, float]
+    images_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class State:
 
 def read_progress(cell: Cell) -> Progress:
     """The end of metrics.jsonl; cheap enough to be called every second."""
-    num_images = 0
+    num_images, speed = 0, 0.0
     losses: dict[str, float] = {}
     for line in _last_lines(cell.folder / "metrics.jsonl"):
         seen = line.get("num_images")
         num_images = seen if isinstance(seen, int) else num_images
-        losses = line.get("losses", losses)
-    return Progress(num_images, cell.config.total_images, losses)
+        losses, speed = line.get("losses", losses), line.get("images_per_second", speed)
+    return Progress(num_images, cell.config.total_images, losses, speed)
 
 
 def read_state(cell: Cell) -> State:

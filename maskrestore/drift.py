@@ -73,6 +73,7 @@ NO_ARITHMETIC = (
     "health",
     "pictures",
     "program",
+    "provenance",
     "recovery",
     "result",
     "run_folder",

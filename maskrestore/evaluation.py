@@ -2,8 +2,6 @@
 
 import json
 import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from maskrestore import run_folder
+from maskrestore import provenance, run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, val_batches
 from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
@@ -247,19 +245,9 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
         "left_out_shards": left_out,
         "images_passed_over": sum(b - a for a, b in run_folder.passed_over(config.run)),
         "resumed_with_other_code": run_folder.was_resumed_with_other_code(config.run),
-        "commit": _commit(),
+        "commit": provenance.commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
         | {name: version(name) for name in ("torchvision", "torchmetrics", "torch-fidelity")},
         "generator_sha256": file_sha256(own) if own is not None and own.is_file() else None,
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
-
-
-def _commit() -> str | None:
-    """The commit of this code, with +dirty for uncommitted changes; None outside a repository."""
-    root, git = Path(__file__).resolve().parent.parent, shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return None
-    describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
-    done = subprocess.run([git, "-C", str(root), *describe], capture_output=True, text=True)
-    return done.stdout.strip() or None

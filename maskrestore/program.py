@@ -28,6 +28,7 @@ def run_program(
     of the file system (a full disk, a folder without permission) become one message on stderr and
     status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130.
     """
+    quiet_torch()
     words = sys.argv[1:]
     if {"-h", "--help", "help"} & set(words):
         print(f"{usage.strip()}\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
@@ -57,12 +58,24 @@ def run_program(
         return 130
 
 
+def quiet_torch() -> None:
+    """Leave out the warnings of PyTorch's C++ side, where nobody can filter them; call it before
+    torch is imported. (One is about a choice of ours, in distributed.py, others about IPv6.)"""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def end_process(status: int) -> NoReturn:
     """End at once with this exit status, for programs of several processes.
 
     Where an exception still holds a process group, its threads sometimes abort the interpreter on
-    its way out ("terminate called without an active exception"), and the status is lost.
+    its way out ("terminate called without an active exception"), and the status is lost. Launchers
+    lose it too (torchrun and accelerate launch end with 1 of their own), so the first process also
+    leaves it in the file that MASKRESTORE_STATUS names.
     """
+    left_in = os.environ.get("MASKRESTORE_STATUS")
+    if left_in and os.environ.get("RANK", "0") == "0":
+        with open(left_in, "w", encoding="utf-8") as file:
+            file.write(str(status))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

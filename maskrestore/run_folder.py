@@ -1,6 +1,7 @@
 """The run folder: what the run was started with, what it passed over, and its log."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -15,9 +16,12 @@ from maskrestore.drift import code_sha256, differing_keys, read_run_config
 from maskrestore.files import LOCK, file_sha256, lock, write_atomically
 from maskrestore.health import Report
 from maskrestore.manifest import data_sha256, read_manifest
+from maskrestore.provenance import write_provenance
 from maskrestore.settings import ConfigError, UserError, to_yaml
 
 INPUTS, ROLLBACKS, METRICS = "inputs.json", "rollbacks.json", "metrics.jsonl"
+HOLDER = "holder"
+"""Names the SLURM job at work on the run, and how often it was started before."""
 
 
 def claim(config: RunConfig) -> TextIO:
@@ -25,10 +29,11 @@ def claim(config: RunConfig) -> TextIO:
 
     Raises ConfigError, naming the keys, if the folder was started with settings that would give
     another result; UserError if it was started with other data, weights or code, or if another
-    process is at work on it.
+    process is at work on it. (An earlier start of the same SLURM job is asked to end, and waited
+    for.)
     """
     try:
-        held = lock(config.run)
+        held = _lock_for_this_start(config)
     except OSError as error:
         raise UserError(f"run={config.run} cannot be written: {error.strerror}") from error
     try:
@@ -37,6 +42,50 @@ def claim(config: RunConfig) -> TextIO:
         held.close()
         raise
     return held
+
+
+def _lock_for_this_start(config: RunConfig) -> TextIO:
+    """Where a node loses touch with SLURM, but not with the disk, SLURM starts the job elsewhere
+    while its processes work on."""
+    start, deadline = _slurm_start(), time.monotonic() + (config.health.watchdog_seconds or 86_400)
+    holder = config.run / HOLDER
+    while True:
+        try:
+            held = lock(config.run)
+        except UserError:
+            earlier = _read_holder(holder)
+            is_ours = start is not None and earlier is not None and earlier[0] == start[0]
+            if not is_ours or time.monotonic() > deadline:
+                raise
+            if earlier != start:
+                print(f"{config.run}: waiting for an earlier start of this job to end", flush=True)
+                write_atomically(holder, " ".join(map(str, start or ())).encode())
+            time.sleep(1)
+            continue
+        holder.unlink(missing_ok=True)
+        if start is not None:
+            write_atomically(holder, " ".join(map(str, start)).encode())
+        return held
+
+
+def is_superseded(run: Path) -> bool:
+    """Whether this SLURM job was started again since this process was."""
+    start = _slurm_start()
+    return start is not None and _read_holder(run / HOLDER) != start
+
+
+def _slurm_start() -> tuple[str, int] | None:
+    """The job of this process, and its number of restarts."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return None if job is None else (job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def _read_holder(path: Path) -> tuple[str, int] | None:
+    try:
+        job, restart = path.read_text(encoding="utf-8").split()
+        return job, int(restart)
+    except (OSError, ValueError):
+        return None
 
 
 def check_shared(run: Path) -> None:
@@ -49,7 +98,8 @@ def check_shared(run: Path) -> None:
 
 
 def record(config: RunConfig, left_out_shards: Collection[str]) -> None:
-    """Write down what the run is about to be computed from: config.yaml and inputs.json.
+    """Write down what the run is about to be computed from: config.yaml, inputs.json,
+    provenance.json and changes.diff.
 
     Only now, so that a run that could not start leaves a folder which refuses nothing.
     """
@@ -65,6 +115,7 @@ def record(config: RunConfig, left_out_shards: Collection[str]) -> None:
     }
     write_atomically(config.run / "config.yaml", to_yaml(config).encode())
     write_atomically(config.run / INPUTS, json.dumps(facts, indent=1).encode())
+    write_provenance(config.run)
 
 
 def _check_same(config: RunConfig) -> None:

@@ -26,6 +26,10 @@ class StopRequest:
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
+    def ask(self) -> None:
+        """Stop as if by a signal."""
+        self.signal = self.signal or signal.SIGTERM
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows none
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}

@@ -132,6 +132,8 @@ def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bo
             saving = log.due("checkpoint", config.training.checkpoint_images) or evaluating
             saving = (saving or vote or last_saved is None) and num_images != last_saved
             if log.due("log", config.training.log_images) or saving:
+                if is_main and run_folder.is_superseded(config.run):
+                    stop.ask()
                 report = health.read()
                 if report:
                     tell_skipped(log, health, report, gather)

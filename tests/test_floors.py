@@ -9,7 +9,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = {
-    0: {"config", "drift", "files", "labels", "manifest", "program", "result", "settings"},
+    0: {
+        "config",
+        "drift",
+        "files",
+        "labels",
+        "manifest",
+        "program",
+        "provenance",
+        "result",
+        "settings",
+    },
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models", "health"},
     2: {
         "checkpoint",
@@ -31,6 +41,7 @@ TORCH_FREE = {
     "labels",
     "manifest",
     "program",
+    "provenance",
     "result",
     "sample",
     "settings",

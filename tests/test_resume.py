@@ -71,6 +71,25 @@ def stop(words: list[str], run: Path, number: signal.Signals, after: int = 6) ->
     return "".join(errors)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_processes_add_their_gradients_in_one_order(
+    words: Words, tmp_path: Path, engine: str
+) -> None:
+    """The sum of two numbers is the same either way round; that of four is not."""
+    more = ("training.batch_size=4", "training.num_images=24", "training.checkpoint_images=8")
+    more = (*more, *ENGINES[engine], "training.log_images=4", "training.keep_checkpoints=9")
+    statuses, errors = run_ranks(words("unbroken", *more), 4)
+    assert statuses == [0] * 4, errors
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "broken")
+    for name in ("result.json", "mask_generator.pth"):
+        (tmp_path / "broken" / name).unlink()
+    for number in (16, 24):  # as if it had been killed before
+        shutil.rmtree(tmp_path / "broken" / "checkpoints" / f"{number:09d}")
+    statuses, errors = run_ranks(words("broken", *more), 4)
+    assert statuses == [0] * 4, errors
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+
+
 @pytest.mark.parametrize(
     ("engine", "precision", "number"),
     [

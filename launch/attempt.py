@@ -1,0 +1,281 @@
+"""What the batch shell of a SLURM job does before and after the tasks that train.
+
+python -m launch.attempt begin WHAT
+python -m launch.attempt end WHAT STATUS
+
+WHAT is a folder of launch/submission.py, or a run folder; STATUS is that of srun. The batch shell
+outlives the tasks, however they end: it writes RUN/attempts.jsonl, puts the job back into the queue
+where another attempt can help, away from nodes that failed the run twice, and else gives up.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import journal
+from launch.cluster import dead_nodes, ended_states, expand_nodes, job_facts
+from launch.journal import Event
+from launch.resources import SlurmConfig
+from launch.state import ERROR
+from launch.submission import SUBMISSION, WITHDRAWN
+from maskrestore.files import write_atomically
+from maskrestore.program import RESUME_STATUS
+from maskrestore.settings import UserError
+
+USER_MISTAKE = 2
+"""Exit status of a run that another attempt would not help."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """This start of a job: the job, how often it was started before, and the nodes it has now."""
+
+    run: Path
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    max_idle_restarts: int
+
+
+def main(words: Sequence[str]) -> int:
+    """`begin`: 0 if the tasks may start. `end`: what the job ends with."""
+    verb, what, *rest = words
+    status = int(rest[0]) if rest else 0
+    try:
+        run, max_idle_restarts = find_run(Path(what))
+        if run is None:
+            return status
+        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        nodes = tuple(expand_nodes(os.environ["SLURM_JOB_NODELIST"]))
+        attempt = Attempt(run, own_job(), restart, nodes, max_idle_restarts)
+        return begin(attempt) if verb == "begin" else end(attempt, status)
+    except (UserError, OSError) as error:
+        print(f"{socket.gethostname()}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+def own_job() -> str:
+    """This job, or this element of an array. (SLURM_JOB_ID of one of the elements is the number of
+    the whole array, and scontrol would take it for that.)"""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def find_run(what: Path) -> tuple[Path | None, int]:
+    """The run folder of this job, and its number of restarts without progress; None for a job that
+    is not a run. Raises UserError if the submission was taken back."""
+    if not (what / SUBMISSION).is_file():
+        return what, SlurmConfig().max_idle_restarts
+    if (what / WITHDRAWN).exists():
+        raise UserError(f"{what.name}: taken back, since submit.py died half-way; nothing is done")
+    content = json.loads((what / SUBMISSION).read_text(encoding="utf-8"))
+    cells = list(content["cells"].values())
+    if not cells:
+        return None, 0
+    config = cells[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
+    return Path(content["folder"], config["run"]), content["max_idle_restarts"]
+
+
+def begin(attempt: Attempt) -> int:
+    """Write down the start, unless this run is done, hopeless, or on nodes that failed it."""
+    run = attempt.run
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / ".writable").touch()
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"{run} cannot be written from here: {error.strerror}; give runs=FOLDER that every "
+            "node shares"
+        ) from error
+    if (run / "result.json").is_file():
+        return 0  # training leaves a finished run as it is
+    events = journal.read_journal(run)
+    unended = journal.open_attempt(events)
+    if unended is not None:
+        reason, faulty = find_cause(unended)
+        if not reason:  # a job on one node knows where it failed
+            nodes = unended["nodes"]
+            reason, faulty = "ended without a word", nodes if len(nodes) == 1 else []
+        journal.note(
+            run, "ended", reason=reason, faulty=faulty, num_images=journal.newest_checkpoint(run)
+        )
+        events = journal.read_journal(run)
+    if has_to_give_up(attempt, events):
+        return USER_MISTAKE
+    if set(journal.faulty_nodes(events)) & set(attempt.nodes):
+        return requeue(attempt, events)
+    (run / ERROR).unlink(missing_ok=True)
+    journal.note(
+        run,
+        "began",
+        job=attempt.job,
+        restart=attempt.restart,
+        nodes=attempt.nodes,
+        num_images=journal.newest_checkpoint(run),
+        code=os.environ.get("PYTHONPATH", ""),
+    )
+    return 0
+
+
+def end(attempt: Attempt, status: int) -> int:
+    """Write down the end, and put the job back into the queue where that can help."""
+    run = attempt.run
+    unended = journal.open_attempt(journal.read_journal(run))
+    mine = (attempt.job, attempt.restart)
+    if unended is None or (unended["job"], unended["restart"]) != mine:
+        return status  # the run was finished before, or the job has started anew elsewhere
+    if status == 0 and not (run / "result.json").is_file():
+        status = 1  # where a node fails, srun ends with 0 while its tasks live on
+    facts = job_facts(attempt.job)
+    reason, faulty = describe_end(attempt, status, facts)
+    journal.note(
+        run,
+        "ended",
+        reason=reason,
+        status=status,
+        faulty=faulty,
+        num_images=journal.newest_checkpoint(run),
+    )
+    if status in (0, USER_MISTAKE) or is_cancelled(attempt, facts) or is_requeued(attempt, facts):
+        return status
+    events = journal.read_journal(run)
+    return status if has_to_give_up(attempt, events) else requeue(attempt, events)
+
+
+def is_requeued(attempt: Attempt, facts: dict[str, str]) -> bool:
+    """Whether SLURM has put the job back into the queue by itself, as it does when it preempts."""
+    return int(facts.get("Restarts", "0")) != attempt.restart
+
+
+def is_cancelled(attempt: Attempt, facts: dict[str, str]) -> bool:
+    """Whether somebody ended the job. It must not be requeued: that would resurrect it."""
+    is_ending = facts.get("JobState") != "RUNNING"
+    return is_ending and not is_requeued(attempt, facts) and not is_out_of_time(facts)
+
+
+def is_out_of_time(facts: dict[str, str]) -> bool:
+    """Whether the job has run for as long as it may."""
+    limit, passed = (parse_seconds(facts.get(key, "")) for key in ("TimeLimit", "RunTime"))
+    return 0 < limit <= passed
+
+
+def describe_end(attempt: Attempt, status: int, facts: dict[str, str]) -> tuple[str, list[str]]:
+    """What the exit status of srun and SLURM's facts of the job say, and the nodes at fault."""
+    if status == 0:
+        return "finished", []
+    if status == USER_MISTAKE:
+        return error_of(attempt.run) or "a mistake that its log names", []
+    if is_cancelled(attempt, facts):
+        return "cancelled" + (", saved" if status == RESUME_STATUS else ""), []
+    if is_out_of_time(facts) and status != RESUME_STATUS:
+        return "time limit, before it could save; give slurm.signal_seconds more", []
+    saved = ", saved" if status == RESUME_STATUS else ""
+    if is_requeued(attempt, facts):
+        began = {"job": attempt.job, "restart": attempt.restart, "nodes": attempt.nodes}
+        reason, faulty = find_cause(began)
+        return (reason or "requeued by SLURM") + saved, faulty
+    if saved:
+        return why_asked(facts) + saved, []
+    # A run on one node knows where it failed. One of several cannot tell which of them it was.
+    faulty = list(attempt.nodes) if len(attempt.nodes) == 1 else []
+    if status > 128:
+        name = signal.Signals(status - 128).name
+        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}", faulty
+    return error_of(attempt.run) or f"ended with status {status}", faulty
+
+
+def why_asked(facts: dict[str, str]) -> str:
+    """Why SLURM sent a signal."""
+    if facts.get("PreemptTime", "None") != "None":
+        return "preempted"
+    limit, passed = (parse_seconds(facts.get(key, "")) for key in ("TimeLimit", "RunTime"))
+    return "time limit" if limit and passed > limit / 2 else "asked to stop"
+
+
+def parse_seconds(clock: str) -> int:
+    """[days-]hours:minutes:seconds; 0 for UNLIMITED and the like."""
+    days, _, rest = clock.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        return 0
+    hours, minutes, seconds = map(int, parts)
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def find_cause(began: Event) -> tuple[str, list[str]]:
+    """Why SLURM ended an attempt, and the nodes at fault; "" if it does not tell."""
+    nodes, restart = list(began["nodes"]), began["restart"]
+    states = ended_states(began["job"])  # an attempt each
+    state = states[restart] if restart < len(states) else ""
+    known = {
+        "PREEMPTED": "preempted",
+        "CANCELLED": "cancelled",
+        "TIMEOUT": "time limit",
+        "REQUEUED": "requeued by hand",
+    }
+    if state in known:
+        return known[state], []
+    dead = dead_nodes(nodes)
+    if dead:
+        return f"node failed: {', '.join(dead)}", dead
+    if state == "NODE_FAIL":  # and is back already: it may have been any of them
+        return f"node failed, of {', '.join(nodes)}", nodes
+    return "", []
+
+
+def error_of(run: Path) -> str:
+    """What the tasks left in error.txt."""
+    try:
+        return " ".join((run / ERROR).read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return ""
+
+
+def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
+    """Whether restarting has not helped often enough; the run folder then says so."""
+    saved = journal.newest_checkpoint(attempt.run)
+    idle = journal.count_idle_restarts(events, attempt.job, saved)
+    if idle < attempt.max_idle_restarts:
+        return False
+    last = next(event["reason"] for event in reversed(events) if event["event"] == "ended")
+    reason = f"no progress in {idle} restarts from image {saved}; the last one: {last}"
+    journal.note(attempt.run, "gave up", reason=reason)
+    write_atomically(attempt.run / ERROR, f"{reason}\n".encode())
+    print(reason)
+    return True
+
+
+def requeue(attempt: Attempt, events: list[Event]) -> int:
+    """Put this job back into the queue, away from nodes that failed the run twice.
+
+    SLURM ends this very process for it, so everything is on disk by now.
+    """
+    away_from = journal.faulty_nodes(events)
+    already = job_facts(attempt.job).get("ExcNodeList", "(null)")
+    known = set() if already == "(null)" else set(expand_nodes(already))
+    commands = [["scontrol", "requeue", attempt.job]]
+    if set(away_from) - known:
+        journal.note(attempt.run, "excluded", nodes=away_from)
+        nodes = ",".join(sorted(known | set(away_from)))
+        commands.append(["scontrol", "update", f"JobId={attempt.job}", f"ExcNodeList={nodes}"])
+    # The second command must be through before SLURM, which begins with SIGTERM, insists.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+    time.sleep(60)  # SLURM is about to end this job
+    return RESUME_STATUS
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""A grid handed to SLURM: what is still to be done, as jobs that wait for each other."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.cluster import QueuedJob, cancel, test_only
+from launch.grid import Cell, Grid
+from launch.inputs import has_shards
+from launch.job import ReportJob, ShardsJob, TrainTask
+from launch.resources import SlurmConfig
+from launch.snapshot import snapshot
+from launch.submission import (
+    Submission,
+    make_executor,
+    new_folder,
+    queued_cells,
+    queued_jobs,
+    read_submissions,
+    script_of,
+    submit,
+)
+from maskrestore.config import RunConfig
+from maskrestore.drift import differing_keys
+from maskrestore.files import lock
+from maskrestore.settings import ConfigError, UserError, validate
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job, or the array of the cells. after: condition and kind of those it waits for."""
+
+    kind: str
+    jobs: list[Callable[[], Any]]
+    configs: dict[str, RunConfig]
+    wanted: SlurmConfig
+    after: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What SLURM has of this grid: the cells, and the jobs that are not cells, by their kind."""
+
+    cells: dict[str, QueuedJob]
+    others: dict[str, list[QueuedJob]]
+
+    def ids(self, kind: str) -> list[str]:
+        """Jobs of a kind that others can depend on: whole arrays."""
+        return sorted({job.id.partition("_")[0] for job in self.others.get(kind, [])})
+
+
+def read_queue(grid: Grid) -> tuple[Queue, list[Submission]]:
+    """The grid's jobs in SLURM, and all its submissions. Raises UserError if SLURM is silent."""
+    submissions = [each for each in read_submissions(grid.folder) if not each.is_withdrawn]
+    queued = queued_jobs(submissions)
+    others: dict[str, list[QueuedJob]] = {}
+    for submission, job in queued:
+        others.setdefault(submission.kind, []).append(job)
+    return Queue(queued_cells(queued), others), submissions
+
+
+@contextmanager
+def held(folder: Path, patience_seconds: float = 300) -> Iterator[None]:
+    """The grid folder, for this process alone; another submit.py at work is waited for."""
+    deadline, told = time.monotonic() + patience_seconds, False
+    while True:
+        try:
+            file = lock(folder)
+            break
+        except UserError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"{folder}: another submit.py is at work on this grid") from error
+            if not told:
+                print(f"waiting for another submit.py at work on {folder}", file=sys.stderr)
+                told = True
+            time.sleep(1)
+    with file:
+        yield
+
+
+def check_cells(cells: Sequence[Cell], wanted: SlurmConfig) -> None:
+    """ConfigError with all cells that these tasks cannot run."""
+    mistakes = []
+    for cell in cells:
+        config, tasks = cell.config, wanted.num_tasks
+        parts = tasks * config.training.accumulation
+        if config.trains and config.training.batch_size % parts:
+            mistakes.append(
+                f"training.batch_size={config.training.batch_size} cannot be shared evenly by "
+                f"{tasks} tasks with training.accumulation={config.training.accumulation}"
+            )
+        if not wanted.gpus_per_node:
+            mistakes += [
+                f"distributed.{name}=fp16 needs a GPU, but slurm.gpus_per_node=0"
+                for name in ("precision", "frozen_precision")
+                if getattr(config.distributed, name) == "fp16"
+            ]
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+
+
+def check_queued(grid: Grid, queue: Queue, submissions: Sequence[Submission]) -> None:
+    """ConfigError if cells wait in the queue with settings that would give another result."""
+    saved = {name: each.cells[name] for each in submissions for name in each.cells}
+    mistakes = []
+    for cell in grid.cells:
+        if cell.name in queue.cells:
+            asked = validate(RunConfig, saved[cell.name])
+            mistakes += [f"cell {cell.name}: {line}" for line in differing_keys(asked, cell.config)]
+    if mistakes:
+        raise ConfigError(
+            "these cells are in the queue with other settings:\n  "
+            + "\n  ".join(mistakes)
+            + "\ngive those again, or cancel them first (launch/status.py cancel=CELL), or give "
+            "runs=OTHER_FOLDER"
+        )
+
+
+def plan_steps(
+    grid: Grid, waiting: Sequence[Cell], queue: Queue, wanted: SlurmConfig, report: Sequence[str]
+) -> list[Step]:
+    """The jobs that are neither done nor queued, each behind those that it waits for.
+
+    report: the words of launch/report.py.
+    """
+    data = grid.cells[0].config.data
+    first = grid.generator_cell
+    steps: list[Step] = []
+    if waiting and not has_shards(data) and not data.url and not queue.ids("shards"):
+        steps.append(Step("shards", [ShardsJob(data)], {}, wanted.single_task))
+    for kind, cells, needed in (
+        ("generator", [cell for cell in waiting if cell is first], ("shards",)),
+        ("cells", [cell for cell in waiting if cell is not first], ("shards", "generator")),
+    ):
+        if cells:
+            configs = {cell.name: cell.config for cell in cells}
+            jobs: list[Callable[[], Any]] = [TrainTask(_on(c, wanted)) for c in configs.values()]
+            after = tuple(("afterok", each) for each in needed)
+            steps.append(Step(kind, jobs, configs, wanted, after))
+    if steps:
+        after = tuple(("afterany", each) for each in ("shards", "generator", "cells"))
+        steps.append(Step("report", [ReportJob(report)], {}, wanted.single_task, after))
+    return steps
+
+
+def _on(config: RunConfig, wanted: SlurmConfig) -> RunConfig:
+    """The settings of a cell with what it must come up with."""
+    threads = config.distributed.cpu_threads or wanted.cpus_per_task
+    update = {"num_processes": wanted.num_tasks, "cpu_threads": threads}
+    return config.model_copy(update={"distributed": config.distributed.model_copy(update=update)})
+
+
+def show_scripts(grid: Grid, steps: Sequence[Step], code: Path, parallel: int) -> list[str]:
+    """Print the text that sbatch would get for each step, tried with `sbatch --test-only`;
+    what that complained of."""
+    complaints = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for step in steps:
+            folder, count = new_folder(grid.folder, step.kind), len(step.jobs)
+            # The forerunners have no ids yet, which sbatch would refuse.
+            after = [f"{condition}:<{kind}>" for condition, kind in step.after]
+            executor = make_executor(folder, step.wanted, code, after, parallel)
+            print(f"\n--- sbatch script of {step.kind}: {', '.join(step.configs) or step.kind}")
+            print(script_of(executor, count))
+            complaint = try_script(step, folder, code, parallel, Path(scratch))
+            print(f"--- sbatch --test-only: {complaint or 'accepted'}")
+            complaints += [complaint] if complaint else []
+    return list(dict.fromkeys(complaints))
+
+
+def try_script(step: Step, folder: Path, code: Path, parallel: int, scratch: Path) -> str:
+    """What `sbatch --test-only` finds wrong with a step; "" for what only is not free now."""
+    executor = make_executor(folder, step.wanted, code, parallel=parallel)
+    script = scratch / f"{step.kind}.sh"
+    script.write_text(script_of(executor, len(step.jobs)), encoding="utf-8")
+    complaint = test_only(script)
+    if "down, drained or reserved" in complaint:  # a queue is for waiting
+        return ""
+    return complaint
+
+
+def submit_steps(grid: Grid, steps: Sequence[Step], queue: Queue, parallel: int) -> dict[str, str]:
+    """Hand all steps to SLURM; the id of each job or array by its kind."""
+    code = snapshot(grid.folder.absolute() / "code")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = {
+            try_script(step, new_folder(grid.folder, step.kind), code, parallel, Path(scratch))
+            for step in steps
+        }
+    complaints = sorted(found - {""})
+    if complaints:
+        raise ConfigError(f"sbatch refuses this: {'; '.join(complaints)}")
+    if any(step.kind == "report" for step in steps):
+        cancel([job.id for job in queue.others.get("report", []) if job.state == "PENDING"])
+    ids: dict[str, str] = {}
+    for step in steps:
+        after = [
+            f"{condition}:{job}"
+            for condition, kind in step.after
+            for job in [*queue.ids(kind), *([ids[kind]] if kind in ids else [])]
+        ]
+        folder = new_folder(grid.folder, step.kind)
+        executor = make_executor(folder, step.wanted, code, after, parallel)
+        ids[step.kind] = submit(folder, step.kind, step.jobs, step.configs, executor, step.wanted)
+        told = f"{step.kind:<10} job {ids[step.kind]}"
+        if len(step.jobs) > 1:
+            told += f", an array of {len(step.jobs)}"
+        print(told + (f", after {', '.join(after)}" if after else ""), flush=True)
+    return ids

@@ -1,0 +1,66 @@
+"""What code ran: its commit, what was changed since, and the packages beside it."""
+
+import json
+import platform
+import shutil
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from maskrestore.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+PROVENANCE, CHANGES = "provenance.json", "changes.diff"
+
+
+def commit() -> str | None:
+    """The commit of this code, with +dirty for uncommitted changes; None outside a repository and
+    outside a snapshot of one."""
+    found: str | None = facts()["commit"]
+    return found
+
+
+def facts() -> dict[str, Any]:
+    """ "commit", "python", and "packages" (name -> version), of this code as it was when it was
+    copied from the repository, or else as it is."""
+    copied = ROOT / PROVENANCE
+    if copied.is_file():
+        found: dict[str, Any] = json.loads(copied.read_text(encoding="utf-8"))
+        return found
+    described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
+    packages = {each.metadata["Name"]: each.version for each in distributions()}
+    return {
+        "commit": (described or "").strip() or None,
+        "python": platform.python_version(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def changes() -> bytes:
+    """The difference to the commit as a patch for `git apply`, new files included."""
+    copied = ROOT / CHANGES
+    if copied.is_file():
+        return copied.read_bytes()
+    patch = _git("diff", "HEAD", "--binary") or ""
+    for name in (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0"):
+        if name:
+            patch += _git("diff", "--no-index", "--binary", "--", "/dev/null", name) or ""
+    return patch.encode(errors="surrogateescape")
+
+
+def write_provenance(folder: Path) -> None:
+    """Keep both in a folder."""
+    write_atomically(folder / PROVENANCE, json.dumps(facts(), indent=1).encode())
+    write_atomically(folder / CHANGES, changes())
+
+
+def _git(*words: str) -> str | None:
+    """What git prints; None where there is no git or no repository."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        return None
+    done = subprocess.run(
+        [git, "-C", str(ROOT), *words], capture_output=True, text=True, errors="surrogateescape"
+    )
+    return done.stdout
