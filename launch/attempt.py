@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,7 +256,8 @@ def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
 def requeue(attempt: Attempt, events: list[Event]) -> int:
     """Put this job back into the queue, away from nodes that failed the run twice.
 
-    SLURM ends this very process for it, so everything is on disk by now.
+    SLURM ends this very process for it, so everything is on disk by now. It starts the job again as
+    soon as all its processes are gone.
     """
     away_from = journal.faulty_nodes(events)
     already = job_facts(attempt.job).get("ExcNodeList", "(null)")
@@ -273,7 +273,6 @@ def requeue(attempt: Attempt, events: list[Event]) -> int:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-    time.sleep(60)  # SLURM is about to end this job
     return RESUME_STATUS
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from maskrestore.settings import ConfigError, UserError
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 """Longer than the commands themselves wait for a controller that does not answer."""
 
 
@@ -67,7 +67,7 @@ def ask(*command: str) -> str:
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: there is no such program on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"SLURM does not answer: {command[0]} waited for a minute") from error
+        raise UserError(f"SLURM does not answer: {command[0]} waited for two minutes") from error
     if done.returncode:
         complaint = complaint_of(done.stderr) or f"exit status {done.returncode}"
         if "munge" in complaint.lower() or "authentication" in complaint.lower():

@@ -37,7 +37,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment | more,
-            timeout=120,
+            timeout=180,
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -59,7 +59,7 @@ class Cluster:
     def launch(self, program: str, *words: str, status: int = 0) -> str:
         """All that launch/PROGRAM prints, which must end with this status."""
         process = self.start(program, *words)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=180)
         assert process.returncode == status, output + errors
         return output + errors
 
