@@ -12,20 +12,27 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch import journal
-from launch.cluster import dead_nodes, ended_states, expand_nodes, job_facts
+from launch.cluster import (
+    ask,
+    dead_nodes,
+    ended_states,
+    expand_nodes,
+    job_facts,
+    nodes_up,
+)
 from launch.journal import Event
 from launch.resources import SlurmConfig
 from launch.state import ERROR
 from launch.submission import SUBMISSION, WITHDRAWN
 from maskrestore.files import write_atomically
 from maskrestore.program import RESUME_STATUS
+from maskrestore.provenance import ROOT
 from maskrestore.settings import UserError
 
 USER_MISTAKE = 2
@@ -109,8 +116,11 @@ def begin(attempt: Attempt) -> int:
         events = journal.read_journal(run)
     if has_to_give_up(attempt, events):
         return USER_MISTAKE
-    if set(journal.faulty_nodes(events)) & set(attempt.nodes):
-        return requeue(attempt, events)
+    away_from = nodes_to_leave(attempt, events)
+    # Once: where SLURM does not take the exclusion, a doubtful node is better than none.
+    told = [event["nodes"] for event in events if event["event"] == "excluded"]
+    if set(away_from) & set(attempt.nodes) and away_from not in told:
+        return requeue(attempt, away_from)
     (run / ERROR).unlink(missing_ok=True)
     journal.note(
         run,
@@ -119,7 +129,7 @@ def begin(attempt: Attempt) -> int:
         restart=attempt.restart,
         nodes=attempt.nodes,
         num_images=journal.newest_checkpoint(run),
-        code=os.environ.get("PYTHONPATH", ""),
+        code=str(ROOT),
     )
     return 0
 
@@ -146,7 +156,9 @@ def end(attempt: Attempt, status: int) -> int:
     if status in (0, USER_MISTAKE) or is_cancelled(attempt, facts) or is_requeued(attempt, facts):
         return status
     events = journal.read_journal(run)
-    return status if has_to_give_up(attempt, events) else requeue(attempt, events)
+    if has_to_give_up(attempt, events):
+        return status
+    return requeue(attempt, nodes_to_leave(attempt, events))
 
 
 def is_requeued(attempt: Attempt, facts: dict[str, str]) -> bool:
@@ -253,13 +265,21 @@ def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
     return True
 
 
-def requeue(attempt: Attempt, events: list[Event]) -> int:
-    """Put this job back into the queue, away from nodes that failed the run twice.
+def nodes_to_leave(attempt: Attempt, events: list[Event]) -> list[str]:
+    """Nodes that failed the run twice, if its partition has enough others."""
+    faulty = journal.faulty_nodes(events)
+    if not faulty:
+        return []
+    others = set(nodes_up(job_facts(attempt.job)["Partition"])) - set(faulty)
+    return faulty if len(others) >= len(attempt.nodes) else []
+
+
+def requeue(attempt: Attempt, away_from: list[str]) -> int:
+    """Put this job back into the queue, to run on other nodes than these.
 
     SLURM ends this very process for it, so everything is on disk by now. It starts the job again as
     soon as all its processes are gone.
     """
-    away_from = journal.faulty_nodes(events)
     already = job_facts(attempt.job).get("ExcNodeList", "(null)")
     known = set() if already == "(null)" else set(expand_nodes(already))
     commands = [["scontrol", "requeue", attempt.job]]
@@ -270,9 +290,10 @@ def requeue(attempt: Attempt, events: list[Event]) -> int:
     # The second command must be through before SLURM, which begins with SIGTERM, insists.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+        try:
+            ask(*command)
+        except UserError as error:
+            print(error, file=sys.stderr)
     return RESUME_STATUS
 
 

@@ -115,9 +115,18 @@ def expand_nodes(nodes: str) -> list[str]:
 
 def dead_nodes(nodes: Sequence[str]) -> list[str]:
     """Those of the nodes that SLURM holds for down or does not hear of."""
-    listing = ask("sinfo", "--noheader", "--Node", f"--nodes={','.join(nodes)}", "--format=%N %T")
-    found = {name for name, state in map(str.split, listing.splitlines()) if _is_dead(state)}
-    return sorted(found)
+    return sorted(name for name, dead in _nodes(f"--nodes={','.join(nodes)}") if dead)
+
+
+def nodes_up(partition: str) -> list[str]:
+    """Nodes of a partition that a job could get, now or later."""
+    return sorted(name for name, dead in _nodes(f"--partition={partition}") if not dead)
+
+
+def _nodes(which: str) -> set[tuple[str, bool]]:
+    """Name of each node, and whether it is down or does not answer."""
+    listing = ask("sinfo", "--noheader", "--Node", which, "--format=%N %T")
+    return {(name, _is_dead(state)) for name, state in map(str.split, listing.splitlines())}
 
 
 def _is_dead(state: str) -> bool:

@@ -135,7 +135,8 @@ def make_executor(
             *wanted.setup,
             "trap : TERM  # the tasks save; this shell lives on to put the job back into the queue",
             # The snapshot, and not what lies in the folder where the job happens to start.
-            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}",
+            "export PYTHONSAFEPATH=1",
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             f"{shlex.join([*supervisor, 'begin', str(folder)])} || exit",
         ],
         "teardown": [f"{shlex.join([*supervisor, 'end', str(folder)])} $?"],

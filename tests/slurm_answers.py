@@ -14,7 +14,7 @@ from launch.grid import read_grid
 from launch.submit import SubmitConfig
 
 FAKE = ROOT / "tests" / "programs" / "fake_slurm.py"
-COMMANDS = ("sbatch", "squeue", "sinfo", "scancel", "sacct", "srun")
+COMMANDS = ("sbatch", "squeue", "sinfo", "scancel", "sacct", "scontrol", "srun")
 SIZES = {
     "data": {"size": "32x64", "num_train": 8, "num_val": 4},
     "mask_generator": {"width": 4, "hidden": 8},

@@ -173,6 +173,18 @@ def test_status_tells_what_waits_and_why(
     assert "report:" in lines
 
 
+def test_watching_ends_when_nothing_moves_any_more(
+    slurm: FakeSlurm, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    finish(words, "synthesis", "densify-none", "densify-ce", "densify-ce_l1")
+    for kind in ("shards", "generator", "cells", "report"):
+        slurm.change(kind, state="GONE")
+    capsys.readouterr()
+    assert status([*words, "watch=true"]) == 0
+    assert "4 done" in capsys.readouterr().out
+
+
 def test_cancel_and_retry_of_chosen_cells(
     slurm: FakeSlurm, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

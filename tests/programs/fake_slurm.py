@@ -41,6 +41,10 @@ def write_jobs(jobs: list[dict]) -> None:
 
 
 def sinfo(words: list[str]) -> None:
+    if "--Node" in words:  # nodes.json: name -> state
+        nodes = json.loads((STATE / "nodes.json").read_text())
+        print("\n".join(f"{name} {state}" for name, state in nodes.items()))
+        return
     wanted = next(word for word in words if word.startswith("--format="))
     rows = NODES.splitlines()
     print("\n".join(rows if "%G" in wanted else [row.split("|")[0] for row in rows]))
@@ -85,6 +89,14 @@ def squeue(words: list[str]) -> None:
     for job in read_jobs():
         if job["name"] in names:
             print(name_of(job), job["name"], job["state"], job["reason"], job["nodes"], sep="|")
+
+
+def scontrol(words: list[str]) -> None:
+    if words[:2] == ["show", "hostnames"]:
+        print("\n".join(words[2].split(",")))
+    elif "show" in words:  # facts.json: what it tells of the job
+        facts = json.loads((STATE / "facts.json").read_text())
+        print(*(f"{key}={value}" for key, value in facts.items()))
 
 
 def scancel(words: list[str]) -> None:
