@@ -6,7 +6,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: $(BIN)/ready  ## street scenes in, Table 1 and Figure 2 out: about ten minutes on two cores
-	$(BIN)/python launch/submit.py grid=table1 config=demo
+	$(BIN)/python launch/submit.py grid=table1 config=demo cluster=local
 	$(BIN)/python launch/report.py grid=table1 config=demo
 
 test: $(BIN)/ready  ## all tests that this machine can run

@@ -55,8 +55,9 @@ class Queue:
 
 
 def read_queue(grid: Grid) -> tuple[Queue, list[Submission]]:
-    """The grid's jobs in SLURM, and all its submissions. Raises UserError if SLURM is silent."""
-    submissions = [each for each in read_submissions(grid.folder) if not each.is_withdrawn]
+    """The grid's jobs in SLURM, and all its submissions that are whole. Raises UserError if SLURM
+    is silent."""
+    submissions = [each for each in read_submissions(grid.folder) if each.is_whole]
     queued = queued_jobs(submissions)
     others: dict[str, list[QueuedJob]] = {}
     for submission, job in queued:

@@ -30,7 +30,8 @@ address_of() { getent ahostsv4 "$1" | awk 'NR == 1 {print $1}' || true; }
 
 nodes() { seq --format='node%g' "$(cat "$owned")"; }
 
-runs() { [ -f "$folder/run/$1" ] && kill -0 "$(cat "$folder/run/$1")" 2>/dev/null; }
+# The number alone could by now be another process's.
+runs() { [ -f "$folder/run/$1" ] && grep -qszxF "SLURM_CONF=$SLURM_CONF" "/proc/$(cat "$folder/run/$1")/environ"; }
 
 wait_for() {  # WHAT COMMAND...: until the command succeeds
     local what=$1 deadline=$((SECONDS + 30))
@@ -56,6 +57,7 @@ start() {
         node*) command=(slurmd -D -N "$name" -f "$SLURM_CONF") ;;
     esac
     rm -f "$folder/run/$name"
+    # shellcheck disable=SC2016  # $$ is the number of the daemon-to-be
     setsid --fork env --ignore-environment --chdir=/ PATH="$PATH" SLURM_CONF="$SLURM_CONF" \
         MYSQL_UNIX_PORT="$folder/mariadb.socket" STARTED_BY=slurm/cluster.sh \
         bash -c 'echo $$ >"$0" && exec "$@"' "$folder/run/$name" "${command[@]}" \
@@ -64,20 +66,19 @@ start() {
 }
 
 write_settings() {
-    local host address only_there last_port=$((first_node_port + $(cat "$owned") - 1))
+    local host listen='' last_port=$((first_node_port + $(cat "$owned") - 1))
     host=$(uname -n)
     host=${host%%.*}
-    # With these parameters SLURM listens only where the name of this machine points to. Where that is
-    # not the loopback (most containers) it cannot be told to, and listens everywhere; munge's key,
-    # which only root can read, is then what keeps others out.
-    address=$(address_of "$host") only_there=NoCtldInAddrAny,NoInAddrAny
-    [[ $address == 127.* ]] || address=127.0.0.1 only_there=
+    # With these parameters SLURM listens only where this machine's own name points to. Where that is not
+    # 127.0.0.1 (most containers) it cannot be told to, and listens everywhere; munge's key, which only
+    # root can read, is then what keeps others out.
+    [ "$(address_of "$host")" != 127.0.0.1 ] || listen=CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 
     (umask 077 && cat >"$folder/slurmdbd.conf") <<END
 DbdHost=localhost
-DbdAddr=$address
+DbdAddr=127.0.0.1
 DbdPort=$database_port
-CommunicationParameters=$only_there
+$listen
 SlurmUser=root
 AuthInfo=socket=$folder/munge/socket
 StorageType=accounting_storage/mysql
@@ -88,11 +89,13 @@ StorageLoc=slurm
 PidFile=$folder/slurmdbd.pid
 LogFile=$folder/log/slurmdbd
 END
+    # Nothing here uses cgroups, but slurmd does not start where it finds none, or version 2 without systemd.
+    echo CgroupPlugin=cgroup/v1 >"$folder/cgroup.conf"
     cat >"$SLURM_CONF" <<END
 ClusterName=maskrestore
-SlurmctldHost=$host($address)
+SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$controller_port
-CommunicationParameters=$only_there
+$listen
 SlurmUser=root
 # A job that was sent back starts no sooner than its credential expires: 120 seconds by default.
 AuthInfo=socket=$folder/munge/socket,cred_expire=5
@@ -105,14 +108,13 @@ SlurmctldDebug=verbose
 SlurmdLogFile=$folder/log/%n
 SlurmdDebug=debug
 MailProg=/bin/true
-# Containers lend no cgroups.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SlurmdParameters=config_overrides
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=5
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=$address
+AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$database_port
 AccountingStoragePass=$folder/munge/socket
 JobCompType=jobcomp/none
@@ -131,7 +133,7 @@ ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=node[1-$(cat "$owned")] NodeHostname=$host NodeAddr=$address Port=[$first_node_port-$last_port] CPUs=2 RealMemory=4000
+NodeName=node[1-$(cat "$owned")] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first_node_port-$last_port] CPUs=2 RealMemory=4000
 PartitionName=preemptible Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 MaxTime=60
 PartitionName=priority Nodes=ALL PriorityTier=10 PreemptMode=OFF
 END
@@ -145,7 +147,9 @@ check_machine() {  # NUM_NODES
     [ -z "$missing" ] || complain "not installed:$missing. On Debian:
 apt-get install -y --no-install-recommends slurm-wlm slurmdbd munge mariadb-server"
     [ "$(id -u)" = 0 ] || complain 'it needs root'
-    [ ${#folder} -lt 80 ] || complain "too long a path for sockets, choose a shorter MASKRESTORE_CLUSTER: $folder"
+    # The settings of SLURM and MariaDB know no quotes, and the path of a socket has 107 characters at most.
+    [[ $folder =~ ^/[A-Za-z0-9._/-]+$ && ${#folder} -lt 80 ]] || complain "MASKRESTORE_CLUSTER: an absolute path \
+of letters, digits and ._-/, shorter than 80, not $folder"
     for name in $(seq --format='node%g' "$1"); do
         address=$(address_of "$name")
         [[ $address == '' || $address == 127.* ]] || complain "$name is a machine in your network ($address);
@@ -178,16 +182,17 @@ up() {  # NUM_NODES
     if (exec 3<>"/dev/tcp/127.0.0.1/$controller_port") 2>/dev/null; then
         complain "port $controller_port is taken, perhaps by a cluster in another folder: one at a time"
     fi
-    trap gave_up EXIT
     mkdir "$folder"
     echo "$1" >"$owned"
+    trap gave_up EXIT
     mkdir "$folder"/{log,munge,run,spool,state}
     # Launchers look nodes up by name. Whoever has such names already keeps them.
     for name in $(nodes); do [ -n "$(address_of "$name")" ] || unknown+=" $name"; done
+    [ -z "$(tail --bytes=1 /etc/hosts)" ] || echo >>/etc/hosts  # its last line may be without an end
     [ -z "$unknown" ] || echo "127.0.0.1$unknown $hosts_mark" >>/etc/hosts
     (umask 077 && head --bytes=1024 /dev/urandom >"$folder/munge/key")
     mariadb-install-db --no-defaults --user=root --datadir="$folder/mariadb" --skip-test-db \
-        --auth-root-authentication-method=socket >"$folder/log/mariadb-install-db" 2>&1
+        --auth-root-authentication-method=socket >"$folder/log/mariadb-install-db.out" 2>&1
     write_settings
     start munged
     start mariadbd
@@ -233,7 +238,7 @@ check_up() {
 check_name() {
     check_up
     [[ $1 =~ ^(munged|mariadbd|slurmdbd|slurmctld)$ ]] || nodes | grep -qx -- "$1" ||
-        complain "no daemon $1; there are munged mariadbd slurmdbd slurmctld" $(nodes)
+        complain "no daemon $1; there are munged mariadbd slurmdbd slurmctld $(nodes | paste --serial --delimiters=' ')"
 }
 
 case "${1:-} $#" in

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from launch.grid import GridSettings, read_grid
+from launch.grid import read_grid
 from launch.local import View, find_devices, run_queue
 from launch.state import Progress, read_state
-from launch.submit import main
+from launch.submit import SubmitConfig, main
 from maskrestore.files import is_locked, lock
 from maskrestore.settings import ConfigError, UserError, parse, to_yaml
 from shards.write import WriteConfig, write_shards
@@ -40,12 +40,17 @@ def words(tmp_path: Path) -> list[str]:
     """The command line of a grid that lies in tmp_path."""
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(SIZES))  # JSON is YAML
-    return [f"config={path}", f"runs={tmp_path / 'runs'}", f"data.shards={tmp_path / 'shards'}"]
+    return [
+        "cluster=local",
+        f"config={path}",
+        f"runs={tmp_path / 'runs'}",
+        f"data.shards={tmp_path / 'shards'}",
+    ]
 
 
 def finish(words: list[str], *names: str) -> None:
     """Leave the run folders of cells as finished runs do."""
-    _, grid = read_grid(GridSettings, words)
+    _, grid = read_grid(SubmitConfig, words)
     for cell in grid.cells:
         if cell.name in names:
             cell.folder.mkdir(parents=True)
@@ -162,7 +167,7 @@ def test_every_run_folder_that_cannot_be_read_is_named(words: list[str], tmp_pat
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(words: list[str]) -> None:
-    _, grid = read_grid(GridSettings, words)
+    _, grid = read_grid(SubmitConfig, words)
     cell = grid.cells[3]
     with lock(cell.folder):
         assert read_state(cell).kind == "running"
@@ -387,7 +392,15 @@ def test_submit_runs_a_tiny_grid_for_real(words: list[str], tmp_path: Path) -> N
     assert ": started" not in again.stdout
     assert {name: result.stat().st_mtime_ns for name, result in results.items()} == times
 
-    report = submit("report.py", *words)
+    status = submit("status.py", *words)
+    assert status.returncode == 0, status.stderr
+    assert "3 done" in status.stdout
+    log = submit("status.py", *words, "logs=densify-none")
+    assert log.returncode == 0, log.stderr
+    assert "logs/densify-none/001/" in log.stdout
+    assert submit("status.py", *words, "cancel=all").returncode == 2  # Ctrl-C is for that here
+
+    report = submit("report.py", *words[1:])
     assert report.returncode == 0, report.stderr
     assert "cells done: 3 of 3" in report.stdout
     assert "fd_lite0" in (folder / "small.md").read_text()
