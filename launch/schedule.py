@@ -151,7 +151,8 @@ def plan_steps(
 
 def _on(config: RunConfig, wanted: SlurmConfig) -> RunConfig:
     """The settings of a cell with what it must come up with."""
-    threads = config.distributed.cpu_threads or wanted.cpus_per_task
+    # SLURM gives a task one core unless told otherwise, but not every cluster holds it to that.
+    threads = config.distributed.cpu_threads or max(1, wanted.cpus_per_task)
     update = {"num_processes": wanted.num_tasks, "cpu_threads": threads}
     return config.model_copy(update={"distributed": config.distributed.model_copy(update=update)})
 
