@@ -12,6 +12,7 @@ from maskrestore.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVENANCE, CHANGES = "provenance.json", "changes.diff"
+CODE = ("*.py", "*.yaml", "*.sh", "*.sbatch", "*.toml")
 
 
 def commit() -> str | None:
@@ -29,7 +30,7 @@ def facts() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(copied.read_text(encoding="utf-8"))
         return found
     described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
-    packages = {each.metadata["Name"]: each.version for each in distributions()}
+    packages = {each.name: each.version for each in distributions() if each.name}
     return {
         "commit": (described or "").strip() or None,
         "python": platform.python_version(),
@@ -38,12 +39,14 @@ def facts() -> dict[str, Any]:
 
 
 def changes() -> bytes:
-    """The difference to the commit as a patch for `git apply`, new files included."""
+    """The difference to the commit as a patch for `git apply`, new files of code included."""
     copied = ROOT / CHANGES
     if copied.is_file():
         return copied.read_bytes()
     patch = _git("diff", "HEAD", "--binary") or ""
-    for name in (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0"):
+    # Code alone: weights or pictures may lie about in a checkout.
+    untracked = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE) or ""
+    for name in untracked.split("\0"):
         if name:
             patch += _git("diff", "--no-index", "--binary", "--", "/dev/null", name) or ""
     return patch.encode(errors="surrogateescape")

@@ -48,18 +48,19 @@ def _lock_for_this_start(config: RunConfig) -> TextIO:
     """Where a node loses touch with SLURM, but not with the disk, SLURM starts the job elsewhere
     while its processes work on."""
     start, deadline = _slurm_start(), time.monotonic() + (config.health.watchdog_seconds or 86_400)
-    holder = config.run / HOLDER
+    holder, asked = config.run / HOLDER, False
     while True:
         try:
             held = lock(config.run)
         except UserError:
             earlier = _read_holder(holder)
-            is_ours = start is not None and earlier is not None and earlier[0] == start[0]
-            if not is_ours or time.monotonic() > deadline:
+            is_ours = start and earlier and earlier[0] == start[0] and earlier[1] < start[1]
+            if not (is_ours or asked) or time.monotonic() > deadline:
                 raise
-            if earlier != start:
+            if not asked:
                 print(f"{config.run}: waiting for an earlier start of this job to end", flush=True)
                 write_atomically(holder, " ".join(map(str, start or ())).encode())
+                asked = True
             time.sleep(1)
             continue
         holder.unlink(missing_ok=True)
