@@ -13,9 +13,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from launch import journal
 from launch.cluster import (
@@ -34,6 +37,16 @@ from maskrestore.files import write_atomically
 from maskrestore.program import RESUME_STATUS
 from maskrestore.provenance import ROOT
 from maskrestore.settings import UserError
+
+Answer = TypeVar("Answer")
+
+PATIENCE_SECONDS = 300.0
+"""How long a controller may be away, as for a restart or a failover."""
+
+PATIENT_FACTOR = 5
+"""Restarts without progress that a run is allowed for each one after a crash."""
+
+WORDLESS = "ended without a word"
 
 USER_MISTAKE = 2
 """Exit status of a run that another attempt would not help."""
@@ -59,12 +72,25 @@ def main(words: Sequence[str]) -> int:
         if run is None:
             return status
         restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        nodes = tuple(expand_nodes(os.environ["SLURM_JOB_NODELIST"]))
+        nodes = tuple(patiently(lambda: expand_nodes(os.environ["SLURM_JOB_NODELIST"])))
         attempt = Attempt(run, own_job(), restart, nodes, max_idle_restarts)
         return begin(attempt) if verb == "begin" else end(attempt, status)
     except (UserError, OSError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return USER_MISTAKE
+
+
+def patiently(question: Callable[[], Answer]) -> Answer:
+    """The answer of a controller that may be away for a while; UserError if it is for too long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return question()
+        except UserError as error:
+            if time.monotonic() > deadline:
+                raise
+            print(f"{error}; asking again", file=sys.stderr)
+            time.sleep(5)
 
 
 def own_job() -> str:
@@ -106,12 +132,17 @@ def begin(attempt: Attempt) -> int:
     events = journal.read_journal(run)
     unended = journal.open_attempt(events)
     if unended is not None:
-        reason, faulty = find_cause(unended)
+        reason, faulty = patiently(lambda: find_cause(unended))
         if not reason:  # a job on one node knows where it failed
             nodes = unended["nodes"]
-            reason, faulty = "ended without a word", nodes if len(nodes) == 1 else []
+            reason, faulty = WORDLESS, nodes if len(nodes) == 1 else []
         journal.note(
-            run, "ended", reason=reason, faulty=faulty, num_images=journal.newest_checkpoint(run)
+            run,
+            "ended",
+            reason=reason,
+            is_crash=reason == WORDLESS,
+            faulty=faulty,
+            num_images=journal.newest_checkpoint(run),
         )
         events = journal.read_journal(run)
     if has_to_give_up(attempt, events):
@@ -143,13 +174,14 @@ def end(attempt: Attempt, status: int) -> int:
         return status  # the run was finished before, or the job has started anew elsewhere
     if status == 0 and not (run / "result.json").is_file():
         status = 1  # where a node fails, srun ends with 0 while its tasks live on
-    facts = job_facts(attempt.job)
+    facts = patiently(lambda: job_facts(attempt.job))
     reason, faulty = describe_end(attempt, status, facts)
     journal.note(
         run,
         "ended",
         reason=reason,
         status=status,
+        is_crash=status not in (0, RESUME_STATUS) and not is_requeued(attempt, facts),
         faulty=faulty,
         num_images=journal.newest_checkpoint(run),
     )
@@ -168,8 +200,14 @@ def is_requeued(attempt: Attempt, facts: dict[str, str]) -> bool:
 
 def is_cancelled(attempt: Attempt, facts: dict[str, str]) -> bool:
     """Whether somebody ended the job. It must not be requeued: that would resurrect it."""
-    is_ending = facts.get("JobState") != "RUNNING"
-    return is_ending and not is_requeued(attempt, facts) and not is_out_of_time(facts)
+    if facts.get("JobState") == "RUNNING" or is_requeued(attempt, facts):
+        return False
+    return not is_preempted(facts) and not is_out_of_time(facts)
+
+
+def is_preempted(facts: dict[str, str]) -> bool:
+    """Whether another job takes this one's nodes, whatever the partition's PreemptMode."""
+    return facts.get("PreemptTime", "None") != "None"
 
 
 def is_out_of_time(facts: dict[str, str]) -> bool:
@@ -197,7 +235,7 @@ def describe_end(attempt: Attempt, status: int, facts: dict[str, str]) -> tuple[
         return why_asked(facts) + saved, []
     # A run on one node knows where it failed. One of several cannot tell which of them it was.
     faulty = list(attempt.nodes) if len(attempt.nodes) == 1 else []
-    if status > 128:
+    if status - 128 in signal.valid_signals():
         name = signal.Signals(status - 128).name
         hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}", faulty
@@ -206,7 +244,7 @@ def describe_end(attempt: Attempt, status: int, facts: dict[str, str]) -> tuple[
 
 def why_asked(facts: dict[str, str]) -> str:
     """Why SLURM sent a signal."""
-    if facts.get("PreemptTime", "None") != "None":
+    if is_preempted(facts):
         return "preempted"
     limit, passed = (parse_seconds(facts.get(key, "")) for key in ("TimeLimit", "RunTime"))
     return "time limit" if limit and passed > limit / 2 else "asked to stop"
@@ -238,8 +276,8 @@ def find_cause(began: Event) -> tuple[str, list[str]]:
     dead = dead_nodes(nodes)
     if dead:
         return f"node failed: {', '.join(dead)}", dead
-    if state == "NODE_FAIL":  # and is back already: it may have been any of them
-        return f"node failed, of {', '.join(nodes)}", nodes
+    if state == "NODE_FAIL":  # and is back already: of several it may have been any
+        return f"node failed, of {', '.join(nodes)}", nodes if len(nodes) == 1 else []
     return "", []
 
 
@@ -254,8 +292,9 @@ def error_of(run: Path) -> str:
 def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
     """Whether restarting has not helped often enough; the run folder then says so."""
     saved = journal.newest_checkpoint(attempt.run)
-    idle = journal.count_idle_restarts(events, attempt.job, saved)
-    if idle < attempt.max_idle_restarts:
+    idle, crashes = journal.count_idle_restarts(events, attempt.job, saved)
+    # Who is preempted or out of time has done nothing wrong; for ever is too long all the same.
+    if crashes < attempt.max_idle_restarts and idle < PATIENT_FACTOR * attempt.max_idle_restarts:
         return False
     last = next(event["reason"] for event in reversed(events) if event["event"] == "ended")
     reason = f"no progress in {idle} restarts from image {saved}; the last one: {last}"
@@ -291,8 +330,9 @@ def requeue(attempt: Attempt, away_from: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for command in commands:
         try:
-            ask(*command)
+            patiently(partial(ask, *command))
         except UserError as error:
+            journal.note(attempt.run, "not done", command=command, reason=str(error))
             print(error, file=sys.stderr)
     return RESUME_STATUS
 

@@ -157,14 +157,11 @@ def _has_accounting() -> bool:
 def test_only(script: Path) -> str:
     """What is wrong with an sbatch script, as `sbatch --test-only` finds it; "" if nothing is."""
     with outside_of_jobs():
-        done = subprocess.run(
-            ["sbatch", "--test-only", str(script)],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    return complaint_of(done.stderr) if done.returncode else ""
+        try:
+            ask("sbatch", "--test-only", str(script))
+        except UserError as error:
+            return str(error).removeprefix("SLURM does not answer sbatch: ")
+    return ""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import signal
 import traceback
 from collections.abc import Sequence
+from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,10 @@ from launch.state import ERROR
 from maskrestore.config import DataConfig, RunConfig
 from maskrestore.program import RESUME_STATUS, Interrupted, end_process, quiet_torch
 from maskrestore.settings import ConfigError, UserError, validate
+
+MENDABLE = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENOSPC, EDQUOT)
+"""Errors of the file system that another attempt would meet again; others are a node's or a
+network's, and may be gone elsewhere."""
 
 
 class TrainJob:
@@ -70,7 +75,8 @@ class TrainTask(TrainJob):
         except (ConfigError, UserError) as error:
             return self._fail(str(error), 2)
         except OSError as error:
-            return self._fail(f"{error.filename or 'file system'}: {error.strerror or error}", 2)
+            text = f"{error.filename or 'file system'}: {error.strerror or error}"
+            return self._fail(text, 2 if error.errno in MENDABLE else 1)
         except Exception as error:
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"

@@ -2,8 +2,10 @@
 
 RUN/attempts.jsonl holds a line per event, each with "event" and "time" (seconds since 1970):
   began     an attempt: "job", "restart", "nodes", "num_images" at its start, "code" (a snapshot)
-  ended     its end: "reason", "status" if there was one, "num_images" saved, "faulty" nodes
+  ended     its end: "reason", "status" if there was one, "is_crash", "num_images" saved, nodes
+            at fault as "faulty"
   excluded  the job was sent to other nodes: "nodes"
+  not done  a "command" that SLURM refused: "reason"
   gave up   it is not started again: "reason"
 """
 
@@ -59,15 +61,22 @@ def num_restarts(events: list[Event]) -> int:
     return sum(event["event"] == "began" and event.get("restart", 0) > 0 for event in events)
 
 
-def count_idle_restarts(events: list[Event], job: str, num_images: int) -> int:
-    """Restarts of a job in a row, up to now, between which nothing was saved beyond num_images."""
-    began = [event for event in events if event["event"] == "began" and event.get("job") == job]
-    idle = 0
-    for event in reversed(began):
-        if event.get("num_images") != num_images:
+def count_idle_restarts(events: list[Event], job: str, num_images: int) -> tuple[int, int]:
+    """Restarts of a job in a row, up to now, between which nothing was saved beyond num_images:
+    all of them, and those after a crash."""
+    ends: list[tuple[int, bool]] = []
+    begin: Event | None = None
+    for event in events:
+        if event["event"] == "began":
+            begin = event if event.get("job") == job else None
+        elif event["event"] == "ended" and begin is not None:
+            ends.append((begin.get("num_images", 0), event.get("is_crash", False)))
+    idle = crashes = 0
+    for at, is_crash in reversed(ends):
+        if at != num_images:
             break
-        idle += 1
-    return max(0, idle - 1)
+        idle, crashes = idle + 1, crashes + is_crash
+    return max(0, idle - 1), max(0, crashes - 1)
 
 
 def faulty_nodes(events: list[Event], times: int = 2) -> list[str]:

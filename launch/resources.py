@@ -48,7 +48,8 @@ class SlurmConfig(Section):
     """Seconds before the time limit at which a run is told to save; a step, a save and an
     evaluation's batch must fit in. SLURM may be a minute early."""
     max_idle_restarts: PositiveInt = 3
-    """Restarts without a new checkpoint in between, after which a run is given up."""
+    """Restarts after crashes without a new checkpoint in between, after which a run is given up;
+    of others, such as preemption, five times as many."""
     container: str = ""
     """Image in which tasks run, for clusters with pyxis (srun --container-image)."""
     container_mounts: str = ""

@@ -143,7 +143,8 @@ def plan_steps(
             jobs: list[Callable[[], Any]] = [TrainTask(_on(c, wanted)) for c in configs.values()]
             after = tuple(("afterok", each) for each in needed)
             steps.append(Step(kind, jobs, configs, wanted, after))
-    if steps:
+    # Also where a submit.py died just before it: the report must come.
+    if steps or (queue.cells and not queue.ids("report")):
         after = tuple(("afterany", each) for each in ("shards", "generator", "cells"))
         steps.append(Step("report", [ReportJob(report)], {}, wanted.single_task, after))
     return steps

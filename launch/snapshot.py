@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from maskrestore.provenance import ROOT, write_provenance
+from maskrestore.provenance import ROOT, commit, write_provenance
 
 PARTS = ("maskrestore", "launch", "shards", "configs")
 """Folders that a job needs, beside the programs at the top."""
@@ -14,7 +14,7 @@ PARTS = ("maskrestore", "launch", "shards", "configs")
 def snapshot(folder: Path) -> Path:
     """Copy this code to folder/HASH, unless it is there, and return that path.
 
-    With it its commit, the changes since, and the versions of all packages.
+    With it its commit and the changes since.
     """
     paths = sorted(
         path
@@ -22,7 +22,7 @@ def snapshot(folder: Path) -> Path:
         for path in ([ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(commit()).encode())
     for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(ROOT)}\0{len(content)}\0".encode() + content)

@@ -147,7 +147,8 @@ def describe_end(
         return "cancelled", f"job {job}"
     if not events:
         return "ended", f"job {job}: {state}, before it could write to {cell.folder}"
-    return ("ended", f"job {job}: {state}") if journal.open_attempt(events) else (kind, "")
+    told = [event["reason"] for event in events if event.get("reason")]
+    return "ended", f"job {job}: {state}" + (f"; {told[-1]}" if told else "")
 
 
 def table(grid: Grid, lines: Sequence[Line], queue: Queue, trouble: str) -> str:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.cluster import QueuedJob, cancel, outside_of_jobs, queue
+from launch.cluster import QueuedJob, cancel, complaint_of, outside_of_jobs, queue
 from launch.resources import SlurmConfig
 from maskrestore.config import RunConfig
 from maskrestore.files import write_atomically
+from maskrestore.settings import UserError
 
 SUBMISSION, WITHDRAWN = "submission.json", "withdrawn"
 
@@ -112,6 +113,7 @@ def make_executor(
         step.append(f"--cpus-per-task={wanted.cpus_per_task}")  # srun does not ask sbatch
     if wanted.container:
         step.append(f"--container-image={wanted.container}")
+        step.append(f"--container-workdir={Path.cwd()}")  # relative paths mean the same inside
     if wanted.container_mounts:
         step.append(f"--container-mounts={wanted.container_mounts}")
     options = [option.removeprefix("--").partition("=") for option in wanted.sbatch]
@@ -184,6 +186,13 @@ def submit(
         "cells": cells,
     }
     write_atomically(folder / SUBMISSION, json.dumps(content, indent=1).encode())
-    with outside_of_jobs():
-        submitted = executor.submit_array(list(jobs))
+    try:
+        with outside_of_jobs():
+            submitted = executor.submit_array(list(jobs))
+    except RuntimeError as error:  # submitit's, with a trace of its own in front
+        complaint = complaint_of(str(error).strip().splitlines()[-1])
+        raise UserError(
+            f"sbatch refused {kind}: {complaint}\n"
+            "what was submitted before stays; the same command goes on from there"
+        ) from error
     return str(submitted[0].job_id).partition("_")[0]

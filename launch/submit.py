@@ -139,6 +139,16 @@ def run_on_slurm(
         if not steps:
             print("nothing to submit")
         submit_steps(grid, steps, queue, settings.parallel)
+    ending = [
+        cell.name
+        for cell in chosen
+        if cell.name in queue.cells
+        and queue.cells[cell.name].state == "COMPLETING"
+        and states[cell.name].kind != "done"
+    ]
+    if ending:
+        print(f"still ending, submit again when gone: {', '.join(ending)}", file=sys.stderr)
+        return 2
     print(f"watch it: {shlex.join(['python', 'launch/status.py', *words, 'watch=true'])}")
     return 0
 

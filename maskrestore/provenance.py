@@ -12,7 +12,8 @@ from maskrestore.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVENANCE, CHANGES = "provenance.json", "changes.diff"
-CODE = ("*.py", "*.yaml", "*.sh", "*.sbatch", "*.toml")
+DIFF = ("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+CODE = ("maskrestore/*.py", "launch/*.py", "shards/*.py", "configs/*.yaml", ":(glob)*.py")
 
 
 def commit() -> str | None:
@@ -23,16 +24,17 @@ def commit() -> str | None:
 
 
 def facts() -> dict[str, Any]:
-    """ "commit", "python", and "packages" (name -> version), of this code as it was when it was
-    copied from the repository, or else as it is."""
+    """ "commit" of this code (of a copy: that of the repository it was copied from), "python", and
+    "packages" (name -> version) as they are here."""
     copied = ROOT / PROVENANCE
     if copied.is_file():
-        found: dict[str, Any] = json.loads(copied.read_text(encoding="utf-8"))
-        return found
-    described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
+        commit = json.loads(copied.read_text(encoding="utf-8"))["commit"]
+    else:
+        described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
+        commit = (described or "").strip() or None
     packages = {each.name: each.version for each in distributions() if each.name}
     return {
-        "commit": (described or "").strip() or None,
+        "commit": commit,
         "python": platform.python_version(),
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }
@@ -43,12 +45,12 @@ def changes() -> bytes:
     copied = ROOT / CHANGES
     if copied.is_file():
         return copied.read_bytes()
-    patch = _git("diff", "HEAD", "--binary") or ""
+    patch = _git(*DIFF, "HEAD") or ""
     # Code alone: weights or pictures may lie about in a checkout.
     untracked = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE) or ""
     for name in untracked.split("\0"):
         if name:
-            patch += _git("diff", "--no-index", "--binary", "--", "/dev/null", name) or ""
+            patch += _git(*DIFF, "--no-index", "--", "/dev/null", name) or ""
     return patch.encode(errors="surrogateescape")
 
 
@@ -63,7 +65,7 @@ def _git(*words: str) -> str | None:
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         return None
-    done = subprocess.run(
-        [git, "-C", str(ROOT), *words], capture_output=True, text=True, errors="surrogateescape"
-    )
+    # A shared checkout is often another user's.
+    command = [git, "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *words]
+    done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape")
     return done.stdout

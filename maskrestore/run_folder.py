@@ -71,8 +71,8 @@ def _lock_for_this_start(config: RunConfig) -> TextIO:
 
 def is_superseded(run: Path) -> bool:
     """Whether this SLURM job was started again since this process was."""
-    start = _slurm_start()
-    return start is not None and _read_holder(run / HOLDER) != start
+    start, holder = _slurm_start(), _read_holder(run / HOLDER)
+    return bool(start and holder and holder[0] == start[0] and holder[1] > start[1])
 
 
 def _slurm_start() -> tuple[str, int] | None:

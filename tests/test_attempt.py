@@ -133,6 +133,44 @@ def test_restarts_without_progress_are_given_up(shell: Shell) -> None:
     assert shell.begin() == 0
 
 
+def test_preemption_is_no_crash_but_not_for_ever(shell: Shell) -> None:
+    for restart in range(15):
+        shell.set(["n1", "n2"], restart, PreemptTime="2026-11-25T09:00:00")
+        shell.attempt(75)
+    assert len(shell.commands) == 15
+    shell.set(["n1", "n2"], 15, PreemptTime="2026-11-25T09:00:00")
+    shell.attempt(75)
+    assert shell.events[-1]["event"] == "gave up"
+
+
+def test_preemption_that_cancels_is_not_taken_for_somebodys_wish(shell: Shell) -> None:
+    shell.begin()
+    shell.set(["n1"], JobState="COMPLETING", PreemptTime="2026-11-25T09:00:00")
+    shell.end(75)
+    assert shell.events[-1]["reason"] == "preempted, saved"
+    assert shell.commands == [["requeue", "7"]]
+
+
+def test_a_status_that_is_no_signals(shell: Shell) -> None:
+    shell.attempt(255)
+    assert shell.events[-1]["reason"] == "ended with status 255"
+    assert shell.commands == [["requeue", "7"]]
+
+
+def test_a_controller_that_is_away_for_a_while_is_waited_for(shell: Shell) -> None:
+    shell.begin()
+    silent = shell.slurm.folder / "silent"
+    silent.write_text("Unable to contact slurm controller")
+
+    def sleep(seconds: float) -> None:
+        silent.unlink(missing_ok=True)
+
+    shell.patch.setattr("launch.attempt.time.sleep", sleep)
+    shell.end(75)
+    assert shell.events[-1]["reason"] == "asked to stop, saved"
+    assert shell.commands[-1] == ["requeue", "7"]
+
+
 def test_a_node_that_failed_twice_is_left(shell: Shell) -> None:
     shell.attempt(139)
     shell.set(["n1"], restart=1)

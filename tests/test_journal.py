@@ -16,22 +16,27 @@ def began(run: Path, job: str, restart: int, num_images: int) -> None:
     note(run, "began", job=job, restart=restart, nodes=["n1"], num_images=num_images)
 
 
+def attempt(run: Path, job: str, restart: int, num_images: int, is_crash: bool) -> None:
+    began(run, job, restart, num_images)
+    note(run, "ended", reason="so", is_crash=is_crash)
+
+
 def test_restarts_without_progress_are_counted_from_the_last_progress_on(tmp_path: Path) -> None:
-    def idle(num_images: int, job: str = "7") -> int:
+    def idle(num_images: int, job: str = "7") -> tuple[int, int]:
         return count_idle_restarts(read_journal(tmp_path), job, num_images)
 
-    assert idle(0) == 0
-    began(tmp_path, "7", 0, 0)
-    assert idle(0) == 0  # a first start is no restart
-    began(tmp_path, "7", 1, 0)
-    began(tmp_path, "7", 2, 0)
-    assert idle(0) == 2
-    assert idle(40) == 0  # something was saved since
-    began(tmp_path, "7", 3, 40)
-    assert idle(40) == 0
-    began(tmp_path, "7", 4, 40)
-    assert idle(40) == 1
-    assert idle(40, job="8") == 0  # a new job begins anew: somebody has looked into it
+    assert idle(0) == (0, 0)
+    attempt(tmp_path, "7", 0, 0, is_crash=True)
+    assert idle(0) == (0, 0)  # a first start is no restart
+    attempt(tmp_path, "7", 1, 0, is_crash=False)
+    attempt(tmp_path, "7", 2, 0, is_crash=True)
+    assert idle(0) == (2, 1)
+    assert idle(40) == (0, 0)  # something was saved since
+    attempt(tmp_path, "7", 3, 40, is_crash=True)
+    assert idle(40) == (0, 0)
+    attempt(tmp_path, "7", 4, 40, is_crash=True)
+    assert idle(40) == (1, 1)
+    assert idle(40, job="8") == (0, 0)  # a new job begins anew: somebody has looked into it
     assert num_restarts(read_journal(tmp_path)) == 4
 
 

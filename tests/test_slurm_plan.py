@@ -64,7 +64,8 @@ def test_the_profile_lies_below_the_words(
     assert "#SBATCH --exclusive\n" in script
     assert "\nmodule load cuda\n" in script
     step = next(line for line in script.splitlines() if line.startswith("srun"))
-    assert "--container-image=image.sqsh --container-mounts=/data" in step
+    assert f"--container-image=image.sqsh --container-workdir={Path.cwd()}" in step
+    assert "--container-mounts=/data" in step
     assert "--cpus-per-task=4" in step
     assert " python3 -u -m submitit.core._submit" in step
 
@@ -272,3 +273,4 @@ def check_whole(slurm: FakeSlurm, tmp_path: Path) -> None:
         names = list(json.loads((folder / "submission.json").read_text())["cells"])
         cells += names[job["index"] or 0 :][:1]
     assert sorted(cells) == ["densify-ce", "densify-ce_l1", "densify-none", "synthesis"]
+    assert slurm.kinds().count("report") == 1

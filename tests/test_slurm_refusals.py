@@ -77,6 +77,17 @@ def test_a_slurm_that_does_not_answer_is_told_and_not_taken_for_a_laptop(
     assert main([*words, "dry_run=true"]) == 0  # programs of a cluster that is none: this machine
 
 
+def test_what_sbatch_refuses_in_the_end_is_told_in_a_line(
+    slurm: FakeSlurm, words: list[str]
+) -> None:
+    (slurm.folder / "full").touch()
+    with pytest.raises(UserError, match=r"^sbatch refused shards: .*QOS policy\nwhat was"):
+        main(words)
+    (slurm.folder / "full").unlink()
+    assert main(words) == 0
+    assert slurm.kinds() == ["shards", "generator", "cells", "cells", "cells", "report"]
+
+
 def test_no_slurm_where_it_is_asked_for(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match="cluster=slurm: there is no sbatch on this machine"):

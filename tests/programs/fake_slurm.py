@@ -56,6 +56,8 @@ def sbatch(words: list[str]) -> int:
     refused = "sbatch: error: Batch job submission failed: "
     if options.get("account") == "nobody":
         return complain(refused + "Invalid account or account/partition combination specified")
+    if (STATE / "full").exists() and "--test-only" not in words:
+        return complain(refused + "Job violates accounting/QOS policy")
     if "--test-only" in words:
         return 0 * complain(
             "sbatch: Job 4 to start at 2026-11-25T09:00:00 using 8 processors on n1"
