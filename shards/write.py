@@ -73,7 +73,7 @@ def write_shards(config: WriteConfig) -> Path:
         ) from error
     finally:
         # Workers that were stopped could not clean up.
-        for partial in config.out.glob(".*.partial"):
+        for partial in config.out.rglob(".*.partial"):
             partial.unlink(missing_ok=True)
 
 
