@@ -29,7 +29,7 @@ from kill_points import AT_END, AT_START, LOG, PHASES, STARTING, TRAINING, Phase
 from pydantic import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
-from maskrestore import checkpoint, files, training_loop
+from maskrestore import checkpoint, files, optimizer_step, training_loop
 from maskrestore.config import RunConfig, load_config
 from maskrestore.program import run_program
 from maskrestore.settings import Section, UserError, parse
@@ -103,7 +103,7 @@ def attempt(config: RunConfig, phase: Phase | None, delay: int, wait: float) -> 
 
 def train(config: RunConfig, phase: Phase | None, delay: int, writer: int) -> None:
     """What the child does: train, telling of each step through `writer`. It never returns."""
-    status, steps, take_step = 1, [], training_loop.take_step
+    status, steps, take_step = 1, [], optimizer_step.take_step
 
     def told_step(*words: Any) -> Any:
         step = take_step(*words)

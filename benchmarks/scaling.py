@@ -34,13 +34,14 @@ from maskrestore.engine import Engine, make_engine
 from maskrestore.evaluation import load_frozen_generator
 from maskrestore.files import write_atomically
 from maskrestore.labels import NUM_CLASSES
+from maskrestore.meter import Meter
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import save_spade_generator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.objectives import make_objective
+from maskrestore.optimizer_step import take_step
 from maskrestore.program import count_cores, run_program
 from maskrestore.settings import Section, UserError, parse
-from maskrestore.training_loop import take_step
 
 BATCH, SIZE = 4, (64, 128)
 """Images per process and step, and their height and width."""
@@ -117,11 +118,11 @@ def make_step(words: Sequence[str], world: int) -> tuple[Callable[[], None], int
     image = torch.randint(0, 256, (BATCH, 3, *SIZE), dtype=torch.uint8)
     label_map = torch.randint(0, NUM_CLASSES, (BATCH, *SIZE))
     batch = Batch(("",) * BATCH, image, label_map, label_map, label_map)
-    ballot = Ballot(accelerator, config)
+    ballot, meter = Ballot(accelerator, config), Meter(accelerator.device)
 
     def step() -> None:
         ballot.cast(0)
-        take_step(config, objective, engines, batch, config.training.batch_size)
+        take_step(config, objective, engines, batch, config.training.batch_size, meter)
         ballot.count()
 
     return step, num_parameters

@@ -102,6 +102,9 @@ def read_grid(schema: type[Settings], arguments: Sequence[str]) -> tuple[Setting
     path = _find_grid(settings.grid)
     own = set(schema.model_fields) - set(RunConfig.model_fields)
     shared = {key: value for key, value in values.items() if key not in own}
+    # One folder for the runs of all grids, so that one Prometheus finds them.
+    targets = {"telemetry": {"targets": str(settings.runs / "targets")}}
+    shared = merge(targets, shared)
     name = "+".join(Path(config).stem for config in configs) + f"-{path.stem}"
     folder = settings.runs / name
     return settings, Grid(path.stem, folder, tuple(expand(path, shared, folder, settings.seeds)))

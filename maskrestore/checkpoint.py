@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,23 @@ def _write(folder: Path, num_images: int, encoded: io.BytesIO) -> Path:
     return final
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk: written at `timestamp` (seconds since 1970), in `seconds`, or None if
+    it was not this process that wrote it."""
+
+    num_images: int
+    num_bytes: int
+    timestamp: float
+    seconds: float | None = None
+
+
+def describe(path: Path) -> Saved:
+    """A checkpoint that was found."""
+    facts = (path / STATE).stat()
+    return Saved(int(path.name), facts.st_size, facts.st_mtime)
+
+
 class Saver:
     """Saves into `folder` as the settings say: at once, or behind training's back, which goes on as
     soon as the state is copied. Used by the main process alone."""
@@ -64,6 +83,8 @@ class Saver:
         self._folder, self._config = folder, config
         self._thread: threading.Thread | None = None
         self._error: OSError | UserError | None = None
+        self.last: Saved | None = None
+        """The newest that is on disk, of those saved here."""
 
     @property
     def failed(self) -> bool:
@@ -97,8 +118,11 @@ class Saver:
             self._error = UserError(f"{self._folder} cannot be written: {error!r}")
 
     def _put(self, num_images: int, encoded: io.BytesIO) -> None:
+        began = time.monotonic()
         newest = _write(self._folder, num_images, encoded)
         prune(self._folder, self._config.keep_checkpoints, newest)
+        seconds = time.monotonic() - began
+        self.last = replace(describe(newest), seconds=seconds)
 
 
 def latest(

@@ -1,4 +1,4 @@
-"""The settings of a run: defaults, units, checks.
+"""The settings of a run: defaults, units, checks. (How it is operated: operation.py.)
 
 Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
 code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from maskrestore.operation import DistributedConfig, HealthConfig, TelemetryConfig
 from maskrestore.settings import Section, parse
 
 Task = Literal["synthesis", "densify", "super_resolution"]
@@ -217,49 +218,6 @@ class EvaluationConfig(Section):
     """Val samples shown in the pictures of samples/ and in Figure 2."""
 
 
-class DistributedConfig(Section):
-    """Processes, devices and number formats."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU that belongs to this process where there is one."""
-    num_processes: NonNegativeInt = 0
-    """Processes that the run must come up with, else it stops; 0 is what the launcher says."""
-    engine: Literal["ddp", "deepspeed"] = "ddp"
-    """What spreads the mask generator over the processes: ddp copies it; deepspeed can cut it up.
-    task=synthesis trains two networks, which takes ddp."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """What DeepSpeed cuts up among the processes: 1 the optimizer's state, 2 the gradients as well,
-    3 the weights as well; 0 nothing."""
-    offload_optimizer: bool = False
-    """Keep the optimizer's state in the CPU's memory (zero_stage 1 to 3)."""
-    activation_checkpointing: bool = False
-    """Compute the mask generator's activations a second time rather than keep them: less memory."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the trained network's operations (autocast); weights and optimizer stay
-    fp32. fp16 needs a GPU."""
-    frozen_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the frozen networks (lite0 stays in fp32); their gradient is scaled so that
-    none of it is lost. fp16 needs a GPU."""
-    cpu_threads: NonNegativeInt = 0
-    """Threads of a process on a CPU; 0 leaves the choice to torch."""
-
-
-class HealthConfig(Section):
-    """What a run does about losses that are not finite or jump, and about standstill."""
-
-    max_skipped_steps: PositiveInt = 10
-    """Steps in a row with a loss or gradient that is not finite (each is skipped) after which the
-    run goes back to its last checkpoint."""
-    spike_deviations: NonNegativeFloat = 0.0
-    """Standard deviations of the last 128 steps by which a step's loss may exceed their mean before
-    the run goes back to its last checkpoint; 0 never goes back for that (OLMo uses 6)."""
-    max_rollbacks: NonNegativeInt = 3
-    """Times that a run goes back and passes over the bad images before it gives up."""
-    watchdog_seconds: NonNegativeFloat = 1800.0
-    """Seconds without the end of a step after which the process prints where all its threads stand
-    and ends; 0 waits for ever."""
-
-
 class RunConfig(Section):
     """One run: one cell of the table."""
 
@@ -287,6 +245,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
     health: HealthConfig = HealthConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

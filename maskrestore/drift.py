@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 from maskrestore.config import RunConfig
+from maskrestore.operation import TelemetryConfig
 from maskrestore.settings import ConfigError, flatten, read_yaml, validate
 
 
@@ -47,6 +48,7 @@ HARMLESS = (
     "distributed.cpu_threads",
     "health.max_rollbacks",
     "health.watchdog_seconds",
+    *(f"telemetry.{name}" for name in TelemetryConfig.model_fields),
     "accept_changed_code",
 )
 """Settings that say where things are, or how often and on what a run works, not what it computes.
@@ -69,17 +71,23 @@ NO_ARITHMETIC = (
     "checkpoint",
     "config",
     "drift",
+    "exporter",
     "files",
     "health",
+    "meter",
+    "operation",
     "pictures",
     "program",
     "provenance",
     "recovery",
     "result",
     "run_folder",
+    "run_log",
     "settings",
     "shard_cache",
     "stopping",
+    "targets",
+    "telemetry",
 )
 """Modules of maskrestore whose code does not enter the figures of a healthy run; settings are
 compared apart."""

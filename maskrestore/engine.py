@@ -43,6 +43,9 @@ class Engine(Protocol):
         weights, buffers and optimizer are as before.
         """
 
+    def loss_scale(self) -> float:
+        """What fp16 multiplies the loss by, else 1. Waits for the device."""
+
     def whole(self) -> nn.Module:
         """A bare network with the present weights, whole on this process. Call it on all."""
 
@@ -136,6 +139,10 @@ class Replicated:
             buffer.copy_(torch.where(norm.isfinite(), buffer, kept))
             kept.copy_(buffer)
         return norm
+
+    def loss_scale(self) -> float:
+        """See Engine."""
+        return float(self._scaler.get_scale())
 
     def whole(self) -> nn.Module:
         """See Engine."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskrestore.config import HealthConfig
+from maskrestore.operation import HealthConfig
 
 HISTORY, ENOUGH = 128, 32
 """Steps that a loss is compared with (OLMo-core's window), and fewest for a standard deviation."""
@@ -45,8 +45,10 @@ class BadStep:
 class Report:
     """The steps since the last report, the same on every process."""
 
+    total: float
+    """Mean weighted sum of the terms over the processes and the steps that had an effect."""
     losses: dict[str, float]
-    """Mean of each unweighted term over the processes and the steps that had an effect."""
+    """Mean of each unweighted term, likewise."""
     gradient_norms: dict[str, float]
     """Mean L2 norm before clipping, of each trained network."""
     skipped: list[BadStep]
@@ -131,7 +133,7 @@ class Health:
         means = found[:, good].mean((0, 1)).tolist() if good else [math.nan] * found.shape[2]
         losses = dict(zip(terms, means[1:], strict=False))
         gradient_norms = dict(zip(norms, means[1 + len(terms) :], strict=True))
-        return Report(losses, gradient_norms, skipped, bad_images, reason)
+        return Report(means[0], losses, gradient_norms, skipped, bad_images, reason)
 
     def describe_streak(self) -> str:
         """The steps without effect that the last report ended with, in words."""

@@ -48,9 +48,10 @@ class Objective:
 
     def __init__(self, **looked_through: nn.Module | None) -> None:
         self.networks: dict[str, nn.Module] = {}
+        self.frozen = {name: net for name, net in looked_through.items() if net is not None}
         self._scaled = {
             name: network
-            for name, network in looked_through.items()
+            for name, network in self.frozen.items()
             if isinstance(network, HalfPrecision)
         }
 

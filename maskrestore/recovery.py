@@ -7,6 +7,7 @@ from maskrestore import run_folder
 from maskrestore.checkpoint import Saver, drop_after
 from maskrestore.config import RunConfig
 from maskrestore.health import Health, Report
+from maskrestore.run_log import RunLog
 from maskrestore.settings import UserError
 
 SMALLER = (
@@ -16,7 +17,7 @@ SMALLER = (
 
 
 def tell_skipped(
-    log: run_folder.RunLog,
+    log: RunLog,
     health: Health,
     report: Report,
     gather: Callable[[Any], list[Any]],
@@ -33,7 +34,7 @@ def tell_skipped(
         log.write({"skipped": facts})
 
 
-def go_back(config: RunConfig, report: Report, saver: Saver, log: run_folder.RunLog) -> None:
+def go_back(config: RunConfig, report: Report, saver: Saver, log: RunLog) -> None:
     """Write down that the run goes back, and over which images it will pass.
 
     Raises UserError if it went back too often.

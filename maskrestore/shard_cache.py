@@ -30,6 +30,14 @@ SCHEMES = ("http://", "https://", "file://")
 CURL_STATUS = {6: "no such host", 7: "no connection", 18: "cut off", 22: "refused by the server"}
 
 
+_failed_attempts: list[str] = []
+
+
+def num_failed_attempts() -> int:
+    """Attempts to fetch a file that failed on this process so far."""
+    return len(_failed_attempts)
+
+
 def fetch_manifest(config: DataConfig) -> None:
     """Fetch data.url's manifest.json into data.shards, unless there is one or nothing to fetch.
 
@@ -72,6 +80,7 @@ def fetch(folder: Path, url: str, name: str, expected: dict[str, Any] | None = N
                 reason = _explain(error, source)
             if not reason:
                 return
+            _failed_attempts.append(source)
     raise UserError(
         f"{source.removeprefix('pipe:')}: {reason} ({ATTEMPTS} attempts). If the data at data.url "
         f"has changed, delete {folder} to fetch all of it again"

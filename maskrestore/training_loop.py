@@ -4,13 +4,13 @@ Run the same command again to resume. Progress is counted in images seen. The fo
 (Karras et al. 2024): set everything up, then one flat loop to be read top to bottom.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from maskrestore import checkpoint, run_folder
 from maskrestore.config import RunConfig
@@ -18,7 +18,6 @@ from maskrestore.data import Batch, find_bad_shards, training_batches, val_batch
 from maskrestore.distributed import (
     Accelerator,
     Ballot,
-    autocast,
     gather_objects,
     gather_tensor,
     make_accelerator,
@@ -32,18 +31,22 @@ from maskrestore.evaluation import (
     load_frozen_generator,
     write_result,
 )
-from maskrestore.health import Health, Step
+from maskrestore.health import Health
+from maskrestore.meter import COMMUNICATION, OTHER, Meter
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
 from maskrestore.models.pretrained import save_spade_generator, save_weights
 from maskrestore.objectives import Objective, make_objective
+from maskrestore.optimizer_step import learning_rate_factor, take_step
 from maskrestore.pictures import contact_sheet
 from maskrestore.program import Interrupted
 from maskrestore.recovery import check_end, go_back, tell_skipped
 from maskrestore.result import read_result
+from maskrestore.run_log import RunLog, was_evaluated
 from maskrestore.settings import UserError
 from maskrestore.shard_cache import fetch_manifest
 from maskrestore.stopping import StopRequest, Watchdog
+from maskrestore.telemetry import Telemetry, node_name
 
 GO_ON, STOP, FAILED = 0, 1, 2
 """What a process votes for at each step; the largest vote counts."""
@@ -66,9 +69,13 @@ def _train_with(config: RunConfig, stop: StopRequest) -> dict[str, Any]:
     held = on_main_process(accelerator, lambda: run_folder.claim(config))
     try:
         on_every_process(accelerator, lambda: run_folder.check_shared(config.run))
-        finished = any(gather_objects(accelerator, (config.run / "result.json").is_file()))
-        while not finished:
-            finished = _train(config, accelerator, stop)
+        if not any(gather_objects(accelerator, (config.run / "result.json").is_file())):
+            starts = on_main_process(accelerator, lambda: run_folder.count_start(config.run))
+            nodes, rank = gather_objects(accelerator, node_name()), accelerator.process_index
+            with Telemetry(config, rank, nodes, accelerator.device, starts or 0) as telemetry:
+                while not _train(config, accelerator, stop, telemetry):
+                    accelerator.free_memory()
+                    accelerator.wait_for_everyone()
             accelerator.free_memory()
             accelerator.wait_for_everyone()
         result = on_main_process(accelerator, lambda: read_result(config.run))
@@ -79,7 +86,9 @@ def _train_with(config: RunConfig, stop: StopRequest) -> dict[str, Any]:
         accelerator.end_training()
 
 
-def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bool:
+def _train(
+    config: RunConfig, accelerator: Accelerator, stop: StopRequest, telemetry: Telemetry
+) -> bool:
     """From the newest checkpoint to the end (True), or until the run has to go back (False)."""
     is_main, device = accelerator.is_main_process, accelerator.device
     rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -97,16 +106,14 @@ def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bo
     state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
     num_images, last_saved = state["num_images"], state["num_images"] if newest else None
     engines: dict[str, Engine] = {}
+    meter = Meter(device, world_size, config.telemetry.serve)
     for phase in objective.phases():
-        engine = make_engine(
-            accelerator,
-            config,
-            objective.networks[phase.network],
-            phase.betas,
-            state["networks"].get(phase.network),
-            newest or "a new run",
-        )
+        bare, saved = objective.networks[phase.network], state["networks"].get(phase.network)
+        engine = make_engine(accelerator, config, bare, phase.betas, saved, newest or "a new run")
         engines[phase.network], objective.networks[phase.network] = engine, engine.network
+        meter.attend(phase.network, bare)
+    for name, network in objective.frozen.items():
+        meter.attend(name, network)
     objective.load_scaling(state["scaling"])
     history = state["history"]
     del state  # it may be large
@@ -118,9 +125,11 @@ def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bo
     health = Health(config.health, batch_size, partial(gather_tensor, accelerator), history)
     saver = checkpoint.Saver(config.run / "checkpoints", config.training)
     ballot, watchdog = Ballot(accelerator, config), Watchdog(config.health.watchdog_seconds)
-    evaluated = gather(run_folder.was_evaluated(config.run, num_images))[0]
-    log = together(lambda: run_folder.RunLog(config, num_images, evaluated, is_main, world_size))
+    evaluated = gather(was_evaluated(config.run, num_images))[0]
+    log = together(lambda: RunLog(config, num_images, evaluated, is_main, world_size))
     log.tell(faults)
+    telemetry.saved(checkpoint.describe(newest) if newest else None)
+    telemetry.begin(num_images, len(left_out), meter.phases)
     batches = training_batches(config, num_images, rank, world_size, left_out)
     with log, watchdog, closing(batches):
         upcoming: Any = together(lambda: next(batches)) if num_images < total_images else None
@@ -139,14 +148,22 @@ def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bo
                     tell_skipped(log, health, report, gather)
                     factor = learning_rate_factor(config, num_images)
                     log.report(report, factor, objective.scales())
+                    if config.telemetry.serve:
+                        measured = meter.read()
+                        usage = gather_tensor(accelerator, measured.usage).tolist()
+                        rates = {p.network: p.learning_rate * factor for p in objective.phases()}
+                        scales = {name: engine.loss_scale() for name, engine in engines.items()}
+                        telemetry.report(report, measured, usage, rates, scales, objective.scales())
                 if report and report.bad_images:
                     on_main_process(accelerator, partial(go_back, config, report, saver, log))
                     if not vote:
                         return False
                     saving = False
             if saving and engines:
+                telemetry.state("saving")
                 save(accelerator, saver, num_images, engines, objective, health)
                 last_saved = num_images
+            telemetry.saved(saver.last)
             if vote:
                 on_main_process(accelerator, saver.wait)
                 end_early(accelerator, config, vote, mistake or log.mistake, last_saved)
@@ -154,30 +171,41 @@ def _train(config: RunConfig, accelerator: Accelerator, stop: StopRequest) -> bo
                 on_main_process(accelerator, partial(check_end, config, health))
             if evaluating:
                 on_main_process(accelerator, saver.wait)
-                val = watched(val_batches(config, rank, world_size, left_out), watchdog, stop)
+                telemetry.state("evaluating")
+                began = time.monotonic()
+                share = val_batches(config, rank, world_size, left_out)
+                val = watched(share, watchdog, telemetry, stop)
                 metrics = evaluate_now(
                     config, accelerator, engines, image_generator, num_images, val
                 )
                 log.write({"evaluation": metrics})
+                telemetry.evaluated(metrics, time.monotonic() - began)
             if done:
                 break
 
             # One step: every phase takes one optimizer step on the same batch. Meanwhile the
             # processes learn whether all of them go on to the next one.
+            telemetry.state("training")
+            meter.begin()
             batch = upcoming.to(device)
             num_images += batch_size
             upcoming, mistake = fetch(batches, needed=num_images < total_images)
+            meter.mark(OTHER)
             failed = mistake or log.mistake or saver.failed
             ballot.cast(FAILED if failed else STOP if stop.signal else GO_ON)
             if not any(first < num_images <= last for first, last in passed_over):
-                step = take_step(config, objective, engines, batch, num_images)
+                step = take_step(config, objective, engines, batch, num_images, meter)
                 health.add(step)
             log.advance(num_images)
+            meter.mark(COMMUNICATION)
             vote = ballot.count()
+            meter.end()
+            telemetry.step(num_images)
             watchdog.fed()
 
     save_weights_of(config, accelerator, engines)
     on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
+    telemetry.finish(metrics)
     return True
 
 
@@ -203,43 +231,6 @@ def fetch(batches: Iterator[Batch], needed: bool) -> tuple[Batch | None, UserErr
         return (next(batches) if needed else None), None
     except UserError as error:
         return None, error
-
-
-def take_step(
-    config: RunConfig,
-    objective: Objective,
-    engines: Mapping[str, Engine],
-    batch: Batch,
-    num_images: int,
-) -> Step:
-    """One optimizer step of every phase on this process's share of a batch, without waiting for
-    the device. After it num_images were seen."""
-    terms: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
-    totals = []
-    factor = learning_rate_factor(config, num_images - config.training.batch_size)
-    parts = batch.split(config.training.accumulation)
-    for phase in objective.phases():
-        engine = engines[phase.network]
-        for part in parts:
-            with engine.part(is_last=part is parts[-1]):
-                with autocast(config, batch.image.device):
-                    found = phase.losses(part)
-                weighted = [phase.weights[name] * term for name, term in found.items()]
-                total = torch.stack(weighted).sum() / len(parts)
-                engine.backward(total)
-            totals.append(total.detach())
-            for name, term in found.items():
-                terms[name] = terms.get(name, 0) + term.detach() / len(parts)
-        norms[phase.network] = engine.step(phase.learning_rate * factor)
-    objective.adapt_scaling(torch.stack(list(norms.values())).isfinite().all())
-    return Step(num_images, batch.keys, torch.stack(totals).sum(), terms, norms)
-
-
-def learning_rate_factor(config: RunConfig, num_images: int) -> float:
-    """1 until decay_start of the run, then linearly to 0 at its end (SPADE's schedule)."""
-    progress, start = num_images / config.total_images, config.training.decay_start
-    return 1.0 if progress < start or start == 1 else max(0.0, (1 - progress) / (1 - start))
 
 
 def end_early(
@@ -311,11 +302,14 @@ def evaluate_now(
     return metrics
 
 
-def watched(batches: Iterable[Batch], watchdog: Watchdog, stop: StopRequest) -> Iterator[Batch]:
+def watched(
+    batches: Iterable[Batch], watchdog: Watchdog, telemetry: Telemetry, stop: StopRequest
+) -> Iterator[Batch]:
     """The batches of an evaluation; each one tells the watchdog that something moves, and lets a
     signal through: all that was trained is saved."""
     for batch in batches:
         watchdog.fed()
+        telemetry.beat()
         if stop.signal:
             raise Interrupted(
                 "stopped as asked in an evaluation, with all training saved; the same command "

@@ -176,6 +176,10 @@ class Sharded:
         if self._scaling and self._stage:
             self._engine.optimizer.override_loss_scale(self._scaling["scale"])
 
+    def loss_scale(self) -> float:
+        """See Engine."""
+        return float(self._scaling.get("scale", 1.0))
+
     def whole(self) -> nn.Module:
         """See Engine. At stage 3 a copy, since the network itself is in pieces."""
         if self._plain is None:

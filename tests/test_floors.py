@@ -15,10 +15,12 @@ FLOORS = {
         "files",
         "labels",
         "manifest",
+        "operation",
         "program",
         "provenance",
         "result",
         "settings",
+        "targets",
     },
     1: {"segmap", "degrade", "sample", "losses", "metrics", "models", "health"},
     2: {
@@ -26,13 +28,17 @@ FLOORS = {
         "data",
         "distributed",
         "engine",
+        "exporter",
+        "meter",
         "pictures",
         "run_folder",
+        "run_log",
         "shard_cache",
         "stopping",
+        "telemetry",
         "zero",
     },
-    3: {"objectives", "evaluation", "recovery", "training_loop"},
+    3: {"objectives", "evaluation", "optimizer_step", "recovery", "training_loop"},
 }
 TORCH_FREE = {
     "config",
@@ -40,11 +46,13 @@ TORCH_FREE = {
     "files",
     "labels",
     "manifest",
+    "operation",
     "program",
     "provenance",
     "result",
     "sample",
     "settings",
+    "targets",
 }
 HOMES = {
     "accelerate": {"maskrestore.distributed", "maskrestore.zero"},
@@ -55,12 +63,18 @@ HOMES = {
     "torchmetrics": {"maskrestore.metrics"},
     "torch_fidelity": {"maskrestore.metrics"},
     "webdataset": {"maskrestore.shard_cache"},
-    "pydantic": {"maskrestore.config", "maskrestore.settings", "shards.write", "launch"},
+    "pydantic": {
+        "maskrestore.config",
+        "maskrestore.operation",
+        "maskrestore.settings",
+        "shards.write",
+        "launch",
+    },
     "yaml": {"maskrestore.settings"},
     "scipy": {"maskrestore.degrade", "shards"},
     "cv2": {"shards"},
     "submitit": {"launch"},
-    "prometheus_client": {"maskrestore.telemetry"},
+    "prometheus_client": {"maskrestore.exporter"},
 }
 OURS = ("maskrestore", "shards", "launch")
 FILES = sorted(path for name in OURS for path in (ROOT / name).rglob("*.py"))

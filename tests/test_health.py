@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrestore.config import HealthConfig
 from maskrestore.health import Health, Report, Step
+from maskrestore.operation import HealthConfig
 
 BATCH = 4
 

@@ -15,11 +15,11 @@ bad = False
 losses, take_step = Restoration.losses, training_loop.take_step
 
 
-def watched_step(config, objective, engines, batch, num_images):  # type: ignore[no-untyped-def]
+def watched_step(config, objective, engines, batch, num_images, meter):  # type: ignore[no-untyped-def]
     """One step; says whether its losses are to be poisoned."""
     global bad
     bad = float(os.environ.get("RANK", "0")) == rank and first < num_images <= last
-    return take_step(config, objective, engines, batch, num_images)
+    return take_step(config, objective, engines, batch, num_images, meter)
 
 
 def poisoned_losses(self, batch):  # type: ignore[no-untyped-def]
