@@ -1,9 +1,9 @@
 """Settings of how a run is operated: processes, health, telemetry. (The others: config.py.)"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from maskrestore.settings import Section
 
@@ -75,3 +75,9 @@ class TelemetryConfig(Section):
     peak_flops: NonNegativeFloat = 0.0
     """FLOP/s of one device at best, for the MFU; 0 takes those known for NVIDIA's data centre
     GPUs (bf16, dense), and none for others."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):  # else it would be plain http
+            raise ValueError("telemetry.tls_certificate and telemetry.tls_key need each other")
+        return self

@@ -74,6 +74,7 @@ class Telemetry:
         self._told: set[str] = set()
         self._target: Target | None = None
         self._touched = 0.0
+        self._tidying: threading.Thread | None = None
         self._state = ""
         self._num_images, self._last_report = 0, (0.0, 0)
         self._saved: Saved | None = None
@@ -140,7 +141,9 @@ class Telemetry:
             return
         is_open = wanted.address in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
         host = socket.gethostname() if is_open else wanted.address
-        labels = {"instance": self._node, "node": self._node, **self._labels}
+        # The name of the machine itself, so that others can leave its loopback addresses alone.
+        own = {"instance": self._node, "node": self._node, "__host": socket.gethostname()}
+        labels = own | self._labels
         if wanted.tls_certificate is not None:
             labels["__scheme__"] = "https"
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -149,7 +152,8 @@ class Telemetry:
         )
         announce(self._target)
         self._touched = time.monotonic()
-        threading.Thread(target=self._tidy_up, daemon=True).start()
+        self._tidying = threading.Thread(target=self._tidy_up, daemon=True)
+        self._tidying.start()
 
     def _tidy_up(self) -> None:
         """What may take a while, if somebody does not answer."""
@@ -302,6 +306,8 @@ class Telemetry:
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """The run is done: its final figures stay with a Pushgateway, until it starts again."""
         if self._is_main and self._config.telemetry.pushgateway:
+            if self._tidying is not None:
+                self._tidying.join()  # else it could delete what is pushed now
             values = {"eval": _numbers(metrics), "seen_images": {"": float(self._num_images)}}
             push(self._config.telemetry.pushgateway, self._labels, values)
 
