@@ -111,9 +111,10 @@ class Exporter:
         self._registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {}
         self._server: Any = None
+        self._owns_all, self._owns_node = is_main, of_node
         for name, metric in METRICS.items():
-            if of_node if metric.per_node else is_main:
-                self._metrics[name] = self._make(name, metric)
+            if metric.kind != "gauge":  # a counter begins at 0, a gauge when something is known
+                self._child(name, {})
 
     def _make(self, name: str, metric: Metric) -> Any:
         words = (PREFIX + name, metric.help, metric.labels)
@@ -122,8 +123,13 @@ class Exporter:
         return {"gauge": Gauge, "counter": Counter}[metric.kind](*words, registry=self._registry)
 
     def _child(self, name: str, labels: Mapping[str, str]) -> Any:
-        metric = self._metrics.get(name)
-        return metric.labels(**labels) if metric is not None and labels else metric
+        wanted = METRICS[name]
+        if not (self._owns_node if wanted.per_node else self._owns_all):
+            return None
+        if name not in self._metrics:
+            self._metrics[name] = self._make(name, wanted)
+        metric = self._metrics[name]
+        return metric.labels(**labels) if labels else metric
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """A gauge's value."""

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median_low
 from typing import Any, Concatenate, ParamSpec, Self
 
@@ -22,8 +22,10 @@ from maskrestore import provenance, shard_cache
 from maskrestore.checkpoint import Saved
 from maskrestore.config import RunConfig
 from maskrestore.exporter import Exporter, forget, push
-from maskrestore.health import Report
+from maskrestore.health import GRADIENT, Report
 from maskrestore.meter import DATA, USAGE, Measured, peak_flops
+from maskrestore.program import Interrupted
+from maskrestore.settings import ConfigError, UserError
 from maskrestore.targets import Target, announce, keep_alive, reap, target_path, withdraw
 
 STATES = ("starting", "training", "evaluating", "saving")
@@ -100,8 +102,10 @@ class Telemetry:
         self._listen()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._leave()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An end that nobody foresaw leaves the target: Prometheus then sees that nobody answers.
+        foreseen = (Interrupted, ConfigError, UserError, OSError, SystemExit)
+        self._leave(kind is None or issubclass(kind, foreseen))
 
     @_harmless
     def _describe(self) -> None:
@@ -165,15 +169,18 @@ class Telemetry:
             self.say(f"tidying up: {error!r}")
 
     @_harmless
-    def _leave(self) -> None:
-        if self._target is not None:
+    def _leave(self, withdrawn: bool) -> None:
+        if self._target is not None and withdrawn:
             withdraw(self._target)
         self._exporter.close()
 
     @_harmless
-    def begin(self, num_images: int, left_out_shards: int, phases: Sequence[str]) -> None:
+    def begin(
+        self, num_images: int, left_out_shards: int, phases: Iterable[str], terms: Iterable[str]
+    ) -> None:
         """Training goes on from num_images: the run's start, a resume, or a checkpoint that it went
-        back to."""
+        back to. phases, terms: those that there will be; counters begin at 0, or their first
+        increase would not be seen."""
         add, put = self._exporter.add, self._exporter.set
         undone = (self._num_images - num_images) // self._config.training.batch_size
         add("rollbacks_total", undone > 0)
@@ -182,6 +189,8 @@ class Telemetry:
         put("planned_images", self._config.total_images)
         for phase in phases:
             add("step_phase_seconds_total", 0, phase=phase)
+        for term in (*terms, GRADIENT):
+            add("nonfinite_total", 0, term=term)
         self._last_report = (time.monotonic(), num_images)
         self._at(num_images)
 

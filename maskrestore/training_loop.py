@@ -129,7 +129,8 @@ def _train(
     log = together(lambda: RunLog(config, num_images, evaluated, is_main, world_size))
     log.tell(faults)
     telemetry.saved(checkpoint.describe(newest) if newest else None)
-    telemetry.begin(num_images, len(left_out), meter.phases)
+    terms = [term for phase in objective.phases() for term in phase.weights]
+    telemetry.begin(num_images, len(left_out), meter.phases, terms)
     batches = training_batches(config, num_images, rank, world_size, left_out)
     with log, watchdog, closing(batches):
         upcoming: Any = together(lambda: next(batches)) if num_images < total_images else None

@@ -75,6 +75,7 @@ HOMES = {
     "cv2": {"shards"},
     "submitit": {"launch"},
     "prometheus_client": {"maskrestore.exporter"},
+    "grafana_foundation_sdk": {"launch.grafana"},
 }
 OURS = ("maskrestore", "shards", "launch")
 FILES = sorted(path for name in OURS for path in (ROOT / name).rglob("*.py"))

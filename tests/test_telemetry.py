@@ -34,6 +34,7 @@ from maskrestore import exporter
 from maskrestore.checkpoint import Saved
 from maskrestore.config import load_config
 from maskrestore.meter import COMMUNICATION, OTHER, Meter
+from maskrestore.settings import UserError
 from maskrestore.targets import REAP_SECONDS, Target, announce, keep_alive, reap, withdraw
 from maskrestore.telemetry import Telemetry
 
@@ -216,11 +217,9 @@ def test_an_exporter_that_dies_stops_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with telemetry(tmp_path) as told:
-        told.begin(0, 0, [])
+        told.begin(0, 0, [], [])
         told._exporter.close()  # the server's end
         told.step(16)
-        told._exporter._metrics.clear()
-        told._exporter._metrics["images_total"] = None
         told._exporter._metrics["beats_total"] = object()  # the metrics' end
         told.step(32)
         told.step(48)
@@ -230,12 +229,21 @@ def test_an_exporter_that_dies_stops_nothing(
     assert "telemetry on here: step: AttributeError" in said
 
 
+def test_a_crash_leaves_a_target_that_does_not_answer(tmp_path: Path) -> None:
+    for end, left in ((UserError("told"), 0), (MemoryError(), 1)):
+        with pytest.raises(type(end)), telemetry(tmp_path):
+            raise end
+        assert len(targets_in(tmp_path / "targets")) == left
+    [(address, _)] = targets_in(tmp_path / "targets")
+    assert not listens(int(address.rpartition(":")[2]))
+
+
 def test_a_clock_that_jumps_moves_nothing_but_timestamps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with telemetry(tmp_path, "training.num_images=160") as told:
         [(address, _)] = targets_in(tmp_path / "targets")
-        told.begin(0, 0, [])
+        told.begin(0, 0, [], [])
         told.step(16)
         before = scrape(address)
         monkeypatch.setattr("time.time", lambda: 0.0)  # 1970
