@@ -20,11 +20,17 @@ check: $(BIN)/ready  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dashboard: $(BIN)/ready  ## watch the runs in runs/ in a browser
+	$(BIN)/python launch/dashboard.py
+
 slurm-up:  ## a real SLURM cluster of four nodes on this machine (root, Debian's packages)
 	slurm/cluster.sh up nodes=4
 
 slurm-down:  ## stop it and leave nothing behind
 	slurm/cluster.sh down
+
+dashboards: $(BIN)/ready  ## Grafana's JSON, after a change of configs/monitoring/panels.yaml
+	$(BIN)/python launch/grafana.py
 
 lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
@@ -42,4 +48,4 @@ $(BIN)/ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
-.PHONY: help demo test test-quick check slurm-up slurm-down lock clean
+.PHONY: help demo test test-quick check dashboard slurm-up slurm-down dashboards lock clean

@@ -1,7 +1,7 @@
 """How far a cell is, read from its run folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,23 +42,34 @@ class State:
 
 def read_progress(cell: Cell) -> Progress:
     """The end of metrics.jsonl; cheap enough to be called every second."""
-    num_images, speed = 0, 0.0
+    return replace(progress_in(cell.folder), total_images=cell.config.total_images)
+
+
+def progress_in(folder: Path) -> Progress:
+    """The same for any run folder: its size is what metrics.jsonl says itself, or else 0."""
+    num_images = total_images = 0
+    speed = 0.0
     losses: dict[str, float] = {}
-    for line in _last_lines(cell.folder / "metrics.jsonl"):
-        seen = line.get("num_images")
+    for line in _last_lines(folder / "metrics.jsonl"):
+        seen, total = line.get("num_images"), line.get("total_images")
         num_images = seen if isinstance(seen, int) else num_images
+        total_images = total if isinstance(total, int) else total_images
         losses, speed = line.get("losses", losses), line.get("images_per_second", speed)
-    return Progress(num_images, cell.config.total_images, losses, speed)
+    return Progress(num_images, total_images, losses, speed)
 
 
 def read_state(cell: Cell) -> State:
     """What the run folder tells."""
-    progress = read_progress(cell)
-    if is_locked(cell.folder):
+    return state_in(cell.folder, read_progress(cell))
+
+
+def state_in(folder: Path, progress: Progress) -> State:
+    """The same for any run folder, whose progress is known."""
+    if is_locked(folder):
         return State("running", progress)
-    if (cell.folder / "result.json").is_file():
+    if (folder / "result.json").is_file():
         return State("done", progress)
-    if (cell.folder / ERROR).is_file():
+    if (folder / ERROR).is_file():
         return State("failed", progress)
     return State("stopped" if progress.num_images else "missing", progress)
 
