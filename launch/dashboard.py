@@ -23,7 +23,7 @@ from launch.prometheus_server import MONITORING, PrometheusServer
 from launch.run_list import RunList
 from maskrestore.program import run_program
 from maskrestore.settings import Section, parse
-from maskrestore.targets import reap
+from maskrestore.targets import out_of_reach, reap
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether Prometheus still runs."""
@@ -67,10 +67,16 @@ class Dashboard:
     def list_runs(self) -> dict[str, Any]:
         """/runs.json."""
         listing = self._runs.read()
+        away = out_of_reach(self._settings.runs / "targets")
+        if away:
+            away = [
+                f"no metrics of {', '.join(away)}: they listen on 127.0.0.1 of another machine; "
+                "start them with telemetry.address=0.0.0.0"
+            ]
         return {
             "folder": str(self._settings.runs),
             "runs": listing.runs,
-            "left_out": listing.left_out,
+            "left_out": [*listing.left_out, *away],
             "reaped": list(self._reaped),
             "trouble": self._prometheus.look() if self._prometheus else NOT_INSTALLED,
             "has_prometheus": self._prometheus is not None,

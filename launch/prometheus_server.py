@@ -3,6 +3,8 @@
 import ctypes
 import http.client
 import json
+import math
+import re
 import shutil
 import signal
 import socket
@@ -61,6 +63,8 @@ class PrometheusServer:
         command = [program, f"--config.file={config}", f"--web.listen-address={self.address}"]
         command += [f"--storage.tsdb.path={home / 'data'}"]
         command += [f"--storage.tsdb.retention.time={RETENTION}"]
+        # Else the last values before it was stopped would go on for five minutes, as a flat line.
+        command += [f"--query.lookback-delta={max(15, math.ceil(5 * scrape_seconds))}s"]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--log.level=warn"],
@@ -149,7 +153,19 @@ def derive_config(
     for job in config["scrape_configs"]:
         if job["job_name"] == "maskrestore":
             job["file_sd_configs"] = [{"files": targets, "refresh_interval": "5s"}]
+            job["relabel_configs"] = [*_not_elsewhere(), *job.get("relabel_configs", [])]
     return config
+
+
+def _not_elsewhere() -> list[dict[str, Any]]:
+    """Rules that leave out runs which only their own, other machine can ask
+    (targets.is_out_of_reach): what answers here, if anything, is something else."""
+    loopback = r"(?:127\..*|\[::1\].*|localhost):\d+"
+    here = f"{loopback};{re.escape(socket.gethostname())}|[^;]+;"  # or it does not say where
+    by_host = {"source_labels": ["__address__", "__host"], "regex": here}
+    mark = by_host | {"target_label": "__here", "replacement": "yes"}
+    unmarked = {"source_labels": ["__address__", "__here"], "regex": f"{loopback};"}
+    return [mark, unmarked | {"action": "drop"}]
 
 
 def _absolute(node: Any, folder: Path, key: str = "") -> Any:

@@ -75,6 +75,24 @@ def read_target(path: Path) -> Target:
     return Target(path, str(address), labels)
 
 
+def is_out_of_reach(target: Target) -> bool:
+    """Whether only its own machine, which is not this one, can ask it."""
+    host = target.address.rpartition(":")[0].strip("[]")
+    is_loopback = host.startswith("127.") or host in ("::1", "localhost")
+    return is_loopback and target.labels.get("__host", socket.gethostname()) != socket.gethostname()
+
+
+def out_of_reach(folder: Path) -> list[str]:
+    """Names GRID/RUN of those in the folder; files that cannot be read count for nothing."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(OSError, ValueError):
+            target = read_target(path)
+            if is_out_of_reach(target):
+                found.append(f"{target.labels.get('grid')}/{target.labels.get('run')}")
+    return found
+
+
 def reap(folder: Path) -> list[str]:
     """Delete target files that nobody answers for any more; what was done, and what was left alone,
     in a line each."""

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +154,7 @@ def test_unchanged_files_are_not_read_again(
     assert len(runs.read().runs) == 500
     monkeypatch.setattr("launch.run_list.read_result", lambda _: pytest.fail("read again"))
     monkeypatch.setattr("launch.run_list.progress_in", lambda _: pytest.fail("read again"))
-    began = time.monotonic()
     assert len(runs.read().runs) == 500
-    assert time.monotonic() - began < 1.0
 
 
 def test_files_named_in_the_configuration_are_absolute() -> None:
@@ -170,6 +167,35 @@ def test_files_named_in_the_configuration_are_absolute() -> None:
 
 
 # ----------------------------------------------------------------------------------- the program
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_what_listens_on_another_machines_loopback_is_left_out(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for host, address in (
+        ("elsewhere", "127.0.0.1:9"),
+        ("elsewhere", "10.1.2.3:9"),
+        (socket.gethostname(), "127.0.0.1:9"),
+        ("", "127.0.0.1:9"),
+    ):
+        labels = {"grid": "g", "run": f"{host or 'unsaid'} {address}"}
+        labels |= {"__host": host} if host else {}
+        announce(Target(runs / "targets" / f"{labels['run']}.json", address, labels))
+    with start_dashboard(runs, "scrape_seconds=0.2") as board:
+        wait_until(
+            "targets", lambda: len(board.get("/api/v1/targets")["data"]["activeTargets"]) == 3
+        )
+        found = board.get("/api/v1/targets")["data"]["activeTargets"]
+        names = {target["labels"]["run"] for target in found}
+        assert names == {
+            "elsewhere 10.1.2.3:9",
+            f"{socket.gethostname()} 127.0.0.1:9",
+            "unsaid 127.0.0.1:9",
+        }
+        [line] = board.get("/runs.json")["left_out"]
+        assert "g/elsewhere 127.0.0.1:9" in line
+        assert "telemetry.address=0.0.0.0" in line
 
 
 @pytest.mark.slow

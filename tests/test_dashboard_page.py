@@ -143,8 +143,10 @@ def test_a_card_leads_to_the_runs_graphs_and_back(page: Driver) -> None:
     page.execute_script("scrollTo(0, document.body.scrollHeight)")
     wait_in_page(page, "areas", lambda: drawn(page, "Where a step's time goes", "path.area"))
     assert {"data", "backward"} <= set(graph(page, "Where a step's time goes").text.split("\n"))
-    wait_in_page(page, "bytes", lambda: "3.5\u202fGiB" in graph(page, "Memory").text)
-    wait_in_page(page, "emptiness", lambda: "no data" in graph(page, "Image distances").text)
+    wait_in_page(page, "memory", lambda: drawn(page, "Memory", "path.line"))
+    assert "3.5\u202fGiB" in graph(page, "Memory").text
+    wait_in_page(page, "emptiness", lambda: drawn(page, "Image distances", ".note:not(:empty)"))
+    assert "no data" in graph(page, "Image distances").text
     chart = loss.find_element(By.CSS_SELECTOR, "svg.chart")
     chart.send_keys(Keys.ARROW_LEFT)
     wait_in_page(page, "values", lambda: "ce" in "".join(texts(page, "#tooltip")))

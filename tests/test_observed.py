@@ -235,6 +235,7 @@ def test_a_person_sees_which_runs_are_healthy(observed: tuple[Dashboard, Ward]) 
         assert not {word for word, _ in SICKNESSES if word.removeprefix("Maskrestore") in healthy}
         first = texts(driver, ".card h3")
         assert first.index("killed") < first.index("healthy")  # what needs attention comes first
+        driver.set_window_size(1400, 1330)
         driver.save_screenshot(str(SCREENSHOTS / "overview.png"))
         driver.find_element(By.CSS_SELECTOR, '.card[data-run="healthy"]').send_keys(Keys.ENTER)
         for panel in driver.find_elements(By.CSS_SELECTOR, "#run-panels article"):
