@@ -1,6 +1,7 @@
 """The dashboard's page in a real browser, on runs that a real Prometheus watches."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from dashboard_page import (
     start_dashboard,
     texts,
     wait_in_page,
+    wait_until,
 )
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -227,3 +229,21 @@ def drawn(driver: Driver, title: str, selector: str) -> bool:
     panel = graph(driver, title)
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
     return bool(panel.find_elements(By.CSS_SELECTOR, selector))
+
+
+@needs_prometheus
+def test_a_run_that_ended_is_shown_as_it_was(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo" / "brief", 8)
+    with start_dashboard(tmp_path, "scrape_seconds=0.2") as board:
+        with metrics_of(tmp_path, run, healthy):
+            often = "count_over_time(maskrestore_total_loss[1m]) > 12"
+            wait_until("samples", lambda: board.query(often))
+            os.utime(run / "metrics.jsonl")
+        (run / "result.json").write_text(json.dumps(RESULT))
+        wait_until("its end", lambda: not board.query("maskrestore_total_loss"))
+        with open_page(f"{board.url}/#run=brief&grid=demo") as page:
+            wait_in_page(
+                page, "its end", lambda: "as it was then" in "".join(texts(page, "#run-head"))
+            )
+            wait_in_page(page, "numbers", lambda: "42" in texts(page, "#run .number")[0])
+            wait_in_page(page, "lines", lambda: drawn(page, "Loss terms", "path.line, circle"))

@@ -66,7 +66,7 @@ function read(entry, labels, value) {
   else entry.metrics[name] = value;
 }
 
-/** Add how the run is (`kind`) and how far. */
+/** Add how the run is (`kind`), how far, and when it `ended` (Unix seconds; null while it goes on). */
 function judge(entry) {
   const { folder, targets, metrics } = entry;
   const answers = targets.some(({ health }) => health === "up");
@@ -79,7 +79,8 @@ function judge(entry) {
   const kind = entry.alerts.length ? (isPage ? "page" : "warning") : state;
   const progress = isDone ? 1 : metrics.progress_ratio ?? folder?.progress ?? null;
   const starts = metrics.starts_total ?? folder?.starts ?? 0;
-  return { ...entry, state, kind, progress, starts, answers };
+  const ended = targets.length || state === "running" ? null : folder.changed;
+  return { ...entry, state, kind, progress, starts, answers, ended };
 }
 
 /** Whether all words of the filter are in the run's names, state or alerts. */

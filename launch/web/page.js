@@ -128,7 +128,9 @@ async function updateSparks() {
 
 function updatePanels() {
   const { run, grid, node, range } = page.place;
-  return page.board?.refresh(run ? { grid, run, node } : { grid }, RANGES[range][0]);
+  const entry = run && page.entries.find(({ key }) => key === keyOf(grid, run));
+  const end = (entry && entry.ended) || undefined; // a run that ended is shown as it was then
+  return page.board?.refresh(run ? { grid, run, node } : { grid }, RANGES[range][0], end);
 }
 
 function render() {
@@ -136,7 +138,7 @@ function render() {
   setText(byId("folder"), page.list.folder);
   if (page.place.run) {
     const entry = page.entries.find(({ key }) => key === keyOf(page.place.grid, page.place.run));
-    head.show(page.place, entry, RANGES[page.place.range][0], (node) => go({ node }));
+    head.show(page.place, entry, (node) => go({ node }));
     return;
   }
   const { filter, grid } = page.place;

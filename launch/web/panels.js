@@ -47,9 +47,9 @@ export class Board {
   }
 
   /** Ask for what is to be seen now, and for the others once they are scrolled to. */
-  async refresh(variables, range) {
-    this.wanted = [variables, range];
-    await Promise.all([...this.visible].map((panel) => panel.refresh(variables, range)));
+  async refresh(...wanted) {
+    this.wanted = wanted;
+    await Promise.all([...this.visible].map((panel) => panel.refresh(...wanted)));
   }
 
   close() {
@@ -65,11 +65,12 @@ class Panel {
     this.key = "";
   }
 
-  /** Draw anew; an answer that comes after a later question is let go. */
-  async refresh(variables, range) {
+  /** Draw anew what there is in `range` seconds up to `end`; an answer that comes after a later
+   * question is let go. */
+  async refresh(variables, range, end) {
     const key = (this.key = JSON.stringify([variables, range, Date.now()]));
     try {
-      const draw = await this.ask(variables, range);
+      const draw = await this.ask(variables, range, end);
       if (key !== this.key) return;
       draw();
       this.element.classList.remove("stale");
@@ -90,10 +91,10 @@ class NumberPanel extends Panel {
       h("h3", {}, this.panel.title), this.values, this.note);
   }
 
-  async ask(variables) {
+  async ask(variables, range, end) {
     const window = windowOf(this.about.scrape_seconds);
     const rows = (await Promise.all(this.panel.queries.map(async ({ expr, legend }) =>
-      (await query(fill(expr, variables, window))).map((row) => ({ ...row, name: nameOf(legend, row.labels) }))))).flat();
+      (await query(fill(expr, variables, window), end)).map((row) => ({ ...row, name: nameOf(legend, row.labels) }))))).flat();
     return () => this.draw(rows);
   }
 
@@ -127,8 +128,8 @@ class ChartPanel extends Panel {
       this.chart.element, this.legend, this.note);
   }
 
-  async ask(variables, range) {
-    const frame = frameOf(range, this.about.scrape_seconds);
+  async ask(variables, range, end) {
+    const frame = frameOf(range, this.about.scrape_seconds, end);
     const found = (await Promise.all(this.panel.queries.map(async ({ expr, legend }) =>
       (await queryRange(fill(expr, variables, frame.window), frame))
         .map((row) => ({ ...row, name: nameOf(legend, row.labels) }))))).flat();

@@ -48,11 +48,11 @@ export function fill(expr, variables, window) {
   });
 }
 
-/** Start, end and step (seconds) of graphs over the last `range` seconds. */
-export function frameOf(range, scrapeSeconds) {
+/** Start, end and step (seconds) of graphs over `range` seconds up to `now`. */
+export function frameOf(range, scrapeSeconds, now = Date.now() / 1000) {
   const least = Math.max(scrapeSeconds, range / POINTS);
   const step = STEPS.find((each) => each >= least) ?? STEPS.at(-1);
-  const end = Math.floor(Date.now() / 1000 / step) * step; // on multiples, so that graphs do not jitter
+  const end = Math.floor(now / step) * step; // on multiples, so that graphs do not jitter
   const start = end - Math.floor(range / step) * step;
   return { start, end, step, window: windowOf(scrapeSeconds, step) };
 }
@@ -79,9 +79,9 @@ export function firstShown(rows) {
   return Math.max(0, Math.min(...firsts, rows[0].length - LEAST_POINTS));
 }
 
-/** Series as {labels, value} now. */
-export async function query(expr) {
-  const { result } = await ask("query", { query: expr });
+/** Series as {labels, value}, now or at another time. */
+export async function query(expr, time) {
+  const { result } = await ask("query", { query: expr, ...(time === undefined ? {} : { time }) });
   return result.map(({ metric, value }) => ({ labels: metric, value: number(value[1]) }));
 }
 

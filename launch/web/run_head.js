@@ -12,9 +12,9 @@ export class RunHead {
     this.shown = "";
   }
 
-  /** range: seconds that graphs show; entry: of the model, or undefined where nothing is known of such a run now. */
-  show(place, entry, range, chooseNode) {
-    const text = JSON.stringify([place, entry, isBefore(entry, range)]);
+  /** entry: of the model, or undefined where nothing is known of such a run now. */
+  show(place, entry, chooseNode) {
+    const text = JSON.stringify([place, entry]);
     if (this.shown === text) return;
     this.shown = text;
     const name = h("h2", { class: "run-name" }, place.run, h("span", { class: "muted" }, ` ${place.grid}`));
@@ -30,13 +30,10 @@ export class RunHead {
       ...(entry.folder?.error && entry.state !== "running" ? [h("p", { class: "alert page" }, entry.folder.error)] : []),
       details(entry),
       ended(entry),
-      isBefore(entry, range) ? h("p", { class: "muted" }, "That was before this time range; choose a longer one to see its graphs.") : null,
+      entry.ended ? h("p", { class: "muted" }, "What follows is as it was then.") : null,
     ]);
   }
 }
-
-const isBefore = (entry, range) =>
-  entry && entry.state !== "running" && entry.folder?.changed < Date.now() / 1000 - range;
 
 function progress(entry) {
   const eta = entry.metrics.eta_seconds;
