@@ -111,7 +111,7 @@ class PageHandler(BaseHTTPRequestHandler):
         elif path in ASKED:
             try:
                 status, found = self.server.backend.ask(self.path)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a path that is no address, too
                 self._say(502, f"Prometheus does not answer: {error}")
             else:
                 self._send(status, found, "application/json")

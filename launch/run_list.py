@@ -19,6 +19,8 @@ KEEP_SECONDS = 2.0
 NO_GRIDS = ("prometheus", "targets")
 """Folders beside the grids that hold no runs."""
 DISTANCES = ("fid", "fd_lite0")
+GARBAGE = (OSError, ValueError, TypeError, ArithmeticError, RecursionError)
+"""What JSON that others wrote can lead to: numbers without end, brackets without end."""
 
 Found = TypeVar("Found")
 
@@ -54,8 +56,8 @@ class RunList:
         for folder in _run_folders(self._folder, listing.left_out):
             try:
                 run, mistake = self._describe(folder)
-            except (OSError, ValueError) as error:
-                listing.left_out.append(f"{_name(folder)}: {error}")
+            except GARBAGE as error:
+                listing.left_out.append(f"{_name(folder)}: {error!r}")
                 continue
             listing.runs.append(run)
             if mistake:

@@ -69,9 +69,12 @@ class Saved:
     seconds: float | None = None
 
 
-def describe(path: Path) -> Saved:
-    """A checkpoint that was found."""
-    facts = (path / STATE).stat()
+def describe(path: Path) -> Saved | None:
+    """A checkpoint that was found; None if it is gone."""
+    try:
+        facts = (path / STATE).stat()
+    except OSError:
+        return None
     return Saved(int(path.name), facts.st_size, facts.st_mtime)
 
 
@@ -122,7 +125,8 @@ class Saver:
         newest = _write(self._folder, num_images, encoded)
         prune(self._folder, self._config.keep_checkpoints, newest)
         seconds = time.monotonic() - began
-        self.last = replace(describe(newest), seconds=seconds)
+        found = describe(newest)
+        self.last = found and replace(found, seconds=seconds)
 
 
 def latest(

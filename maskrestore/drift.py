@@ -85,6 +85,7 @@ NO_ARITHMETIC = (
     "run_log",
     "settings",
     "shard_cache",
+    "step_metrics",
     "stopping",
     "targets",
     "telemetry",

@@ -47,7 +47,7 @@ METRICS = {
     "run_info": Metric("gauge", "1; what runs here.", tuple(INFO_LABELS)),
     "state": Metric("gauge", "1 for what the run does now, else 0.", ("state",)),
     "starts_total": Metric("counter", "Starts of the run so far, this one included."),
-    "images_total": Metric("counter", "Images trained on since this start."),
+    "images_total": Metric("counter", "Images seen since this start."),
     "seen_images": Metric("gauge", "Images seen by the run."),
     "planned_images": Metric("gauge", "Images that the whole run sees."),
     "progress_ratio": Metric("gauge", "seen_images of planned_images."),
@@ -75,7 +75,7 @@ METRICS = {
     "checkpoints_total": Metric("counter", "Checkpoints written since this start."),
     "last_step_timestamp_seconds": Metric("gauge", "Time of the last step's end."),
     "beats_total": Metric("counter", "Steps and evaluated batches: moves whenever the run does."),
-    "shard_errors_total": Metric("counter", "Failed attempts to fetch a shard, on this process."),
+    "shard_errors_total": Metric("counter", "Failed attempts to fetch a shard, all processes."),
     "left_out_shards": Metric("gauge", "Damaged shards that the run works without."),
     "slowest_rank": Metric("gauge", "Process that worked longest for a step."),
     "straggler_ratio": Metric("gauge", "Its time, of the median process's."),
@@ -180,6 +180,8 @@ class Exporter:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or number == ports[-1]:
                     raise
+        if certificate:  # by the thread of each client, or one that says nothing would block all
+            self._server.socket.do_handshake_on_connect = False
         app = prometheus_client.make_wsgi_app(self._registry)
         self._server.set_app(_guarded(app, credentials) if credentials else app)
         return int(self._server.server_address[1])
@@ -188,12 +190,12 @@ class Exporter:
         """Stop answering."""
         if self._server is None:
             return
-        ending = threading.Thread(target=self._server.shutdown)
+        ending = threading.Thread(target=self._server.shutdown, daemon=True)
         ending.start()
         # It looks up twice a second, or when somebody comes; no run should end that much later.
         with suppress(OSError):
             socket.create_connection(self._server.server_address[:2], timeout=1).close()
-        ending.join()
+        ending.join(timeout=2)
         self._server.server_close()
         self._server = None
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrestore.shard_cache import num_failed_attempts
+
 DATA, OTHER, BACKWARD = "data", "other", "backward"
 COMMUNICATION, OPTIMIZER = "communication", "optimizer"
 
@@ -35,9 +37,18 @@ PEAK_FLOPS = {
 """FLOP/s in bf16 (V100: fp16) without sparsity, from NVIDIA's data sheets, by a part of the
 device's name; the first one that fits."""
 
-USAGE = ("busy", "host", "host_limit", "allocated", "reserved", "device_limit", "retries")
+USAGE = (
+    "busy",
+    "shard_errors",
+    "host",
+    "host_limit",
+    "allocated",
+    "reserved",
+    "device_limit",
+    "retries",
+)
 """Columns of `Measured.usage`: seconds of a step in which this process did not wait for others;
-bytes; allocations that the GPU's memory was too full for at first."""
+failed attempts to fetch a shard; bytes; allocations that the GPU's memory was too full for."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,24 @@ class Meter:
             self.mark("")
             self._steps.append(self._marks)
             self._marks = None
-            for hook in self._counting:
-                hook.remove()
-            self._counting.clear()
+            if self._flops:  # not yet after a step that was passed over
+                for hook in self._counting:
+                    hook.remove()
+                self._counting.clear()
 
     def read(self) -> Measured:
-        """What was measured since the last call. On a GPU the caller has waited for it before."""
+        """What was measured since the last call. On a GPU the caller has waited for it before.
+
+        Nothing but zeros if that fails: a run does not end for want of its figures."""
+        try:
+            return self._read()
+        except Exception:
+            self._active = False
+            self._steps.clear()
+            zeros = torch.zeros(len(USAGE), dtype=torch.float64, device=self._device)
+            return Measured([], dict.fromkeys(self.phases, 0.0), 0.0, zeros)
+
+    def _read(self) -> Measured:
         steps, phases = [], dict.fromkeys(self.phases, 0.0)
         for marks in self._steps:
             steps.append(self._seconds(marks[0][1], marks[-1][1]))
@@ -123,7 +146,8 @@ class Meter:
                 phases[phase] += self._seconds(start, stop)
         self._steps.clear()
         busy = (sum(steps) - phases[COMMUNICATION]) / max(len(steps), 1)
-        usage = torch.tensor([busy, *_memory(self._device)], dtype=torch.float64)
+        facts = [busy, num_failed_attempts(), *_memory(self._device)]
+        usage = torch.tensor(facts, dtype=torch.float64)
         return Measured(steps, phases, self._flops, usage.to(self._device))
 
     def _now(self) -> Any:
@@ -148,8 +172,10 @@ class Meter:
         FlopCounterMode takes composite operations apart, which may round otherwise."""
         if self._marks is None or self._marks[-1][0] in (BACKWARD, COMMUNICATION):
             return  # not training, or activations that are computed a second time
-        once = 2.0 * output.numel() * layer.weight.numel() / layer.out_channels
-        wanted = [inputs[0].requires_grad, layer.weight.requires_grad]
+        # Weights that DeepSpeed has cut up (ZeRO-3) know what they were.
+        size = getattr(layer.weight, "ds_numel", layer.weight.numel())
+        once = 2.0 * output.numel() * size / layer.out_channels
+        wanted = [any(x.requires_grad for x in inputs), layer.weight.requires_grad]
         self._flops += once * (1 + sum(wanted) * torch.is_grad_enabled())
 
 
@@ -162,7 +188,7 @@ def peak_flops(device: torch.device, given: float) -> float:
 
 
 def _memory(device: torch.device) -> list[float]:
-    """The columns of USAGE behind the first."""
+    """The columns of USAGE behind the first two."""
     page = os.sysconf("SC_PAGE_SIZE")
     try:
         host = page * int(Path("/proc/self/statm").read_text().split()[1])

@@ -62,8 +62,8 @@ class TelemetryConfig(Section):
     port: Annotated[int, Field(ge=0, lt=65536)] = 0
     """Port to listen on, or the next free one above it, as runs share nodes; 0 is any free one."""
     targets: Path | None = None
-    """Folder where Prometheus finds the ports (file_sd); none: `targets` beside the run folder, and
-    for a grid in `runs`."""
+    """Folder where Prometheus finds the ports (file_sd); none: `targets` beside the run folder, or
+    beside its grid's if there is one there."""
     tls_certificate: Path | None = None
     """File of the certificate (PEM) with which to answer by https; needs telemetry.tls_key."""
     tls_key: Path | None = None

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,10 @@ from pathlib import Path
 from maskrestore.files import write_atomically
 
 REAP_SECONDS = 900.0
-"""Age at which a target file goes whose address does not answer. A run elsewhere may listen on an
-address that only its own machine can ask; it touches its file more often than that."""
+"""Age at which a target file goes whose address does not answer."""
+FAR_SECONDS = 86_400.0
+"""The same where only another machine could ask it: it touches its file after steps and evaluated
+batches, between which there may be a long time."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,22 @@ def read_target(path: Path) -> Target:
     return Target(path, str(address), labels)
 
 
+def supersede(target: Target, nodes: Collection[str] | None = None) -> None:
+    """Delete what killed runs left behind and would be taken for this target: files with the same
+    address on the same machine. nodes: those that the run has now; its files of others go, too."""
+    for path in target.path.parent.glob("*.json"):
+        with suppress(OSError, ValueError):
+            other = read_target(path)
+            labels = [(of.labels.get("grid"), of.labels.get("run")) for of in (other, target)]
+            is_mine = labels[0] == labels[1] and nodes is not None
+            hosts = [of.labels.get("__host") for of in (other, target)]
+            if path != target.path and (
+                (other.address == target.address and hosts[0] == hosts[1])
+                or (is_mine and other.labels.get("node") not in (nodes or ()))
+            ):
+                path.unlink()
+
+
 def is_out_of_reach(target: Target) -> bool:
     """Whether only its own machine, which is not this one, can ask it."""
     host = target.address.rpartition(":")[0].strip("[]")
@@ -103,6 +121,8 @@ def reap(folder: Path) -> list[str]:
             if (age := (now or 0) - path.stat().st_mtime) < REAP_SECONDS:
                 continue
             target = read_target(path)
+            if is_out_of_reach(target) and age < FAR_SECONDS:
+                continue
             if not _answers(target.address):
                 path.unlink()
                 told.append(f"{path.name}: no answer, and no sign of life for {age / 60:.0f} min")

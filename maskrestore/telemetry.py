@@ -12,21 +12,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median_low
 from typing import Any, Concatenate, ParamSpec, Self
 
 import torch
 from tqdm import tqdm
 
-from maskrestore import provenance, shard_cache
+from maskrestore import provenance
 from maskrestore.checkpoint import Saved
 from maskrestore.config import RunConfig
 from maskrestore.exporter import Exporter, forget, push
 from maskrestore.health import GRADIENT, Report
-from maskrestore.meter import DATA, USAGE, Measured, peak_flops
-from maskrestore.program import Interrupted
+from maskrestore.meter import Measured, peak_flops
 from maskrestore.settings import ConfigError, UserError
-from maskrestore.targets import Target, announce, keep_alive, reap, target_path, withdraw
+from maskrestore.step_metrics import StepMetrics
+from maskrestore.targets import (
+    Target,
+    announce,
+    keep_alive,
+    reap,
+    supersede,
+    target_path,
+    withdraw,
+)
 
 STATES = ("starting", "training", "evaluating", "saving")
 TOUCH_SECONDS = 60.0
@@ -70,8 +77,8 @@ class Telemetry:
         num_starts: int,
     ) -> None:  # fmt: skip
         self._config, self._node, self._device = config, nodes[rank], device
-        self._num_processes, self._is_main = len(nodes), rank == 0
-        self._ranks = [other for other, node in enumerate(nodes) if node == self._node]
+        self._num_processes, self._is_main, self._nodes = len(nodes), rank == 0, frozenset(nodes)
+        ranks = [other for other, node in enumerate(nodes) if node == self._node]
         self._num_starts = num_starts
         self._told: set[str] = set()
         self._target: Target | None = None
@@ -80,15 +87,20 @@ class Telemetry:
         self._state = ""
         self._num_images, self._last_report = 0, (0.0, 0)
         self._saved: Saved | None = None
-        self._retries = dict.fromkeys(self._ranks, 0.0)
-        self._shard_errors = 0
-        self._targets = config.telemetry.targets or config.run.parent / "targets"
+        # Beside the grids, if this is a cell of one of them.
+        shared = config.run.parent.parent / "targets"
+        beside = shared if shared.is_dir() else config.run.parent / "targets"
+        self._targets = config.telemetry.targets or beside
         run = config.run.resolve()
         names = {"grid": run.parent.name, "run": run.name}
         # Names may hold bytes that are no text, which could be written nowhere.
-        self._labels = {key: name.encode(errors="replace").decode() for key, name in names.items()}
-        self._serves = config.telemetry.serve and rank == self._ranks[0]
+        self._labels = {
+            key: os.fsencode(name).decode(errors="replace") for key, name in names.items()
+        }
+        self._serves = config.telemetry.serve and rank == ranks[0]
         self._exporter = Exporter(self._is_main and self._serves, self._serves)
+        peak = peak_flops(device, config.telemetry.peak_flops)
+        self._steps = StepMetrics(self._exporter, ranks, len(nodes), peak)
 
     def say(self, trouble: str) -> None:
         """Tell the user once of a kind."""
@@ -103,9 +115,15 @@ class Telemetry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # An end that nobody foresaw leaves the target: Prometheus then sees that nobody answers.
-        foreseen = (Interrupted, ConfigError, UserError, OSError, SystemExit)
-        self._leave(kind is None or issubclass(kind, foreseen))
+        # A crash, or a failure once it had begun, leaves the target: Prometheus then sees that
+        # nobody answers. What fails at the start tells the person who started it.
+        told = (ConfigError, UserError, OSError, SystemExit)
+        begun = self._state not in ("", "starting")
+        self._leave(
+            kind is None
+            or issubclass(kind, KeyboardInterrupt)
+            or (issubclass(kind, told) and not begun)
+        )
 
     @_harmless
     def _describe(self) -> None:
@@ -162,9 +180,11 @@ class Telemetry:
     def _tidy_up(self) -> None:
         """What may take a while, if somebody does not answer."""
         try:
-            reap(self._targets)
+            if self._target is not None:
+                supersede(self._target, self._nodes if self._is_main else None)
             if self._is_main and self._config.telemetry.pushgateway:
                 forget(self._config.telemetry.pushgateway, self._labels)
+            reap(self._targets)
         except Exception as error:
             self.say(f"tidying up: {error!r}")
 
@@ -210,11 +230,18 @@ class Telemetry:
         self._exporter.add("beats_total")
         self._exporter.set("last_step_timestamp_seconds", time.time())
         self._at(num_images)
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        if self._target is not None and time.monotonic() - self._touched > TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            keep_alive(self._target)
 
     @_harmless
     def beat(self) -> None:
         """A batch was evaluated."""
         self._exporter.add("beats_total")
+        self._keep_alive()
 
     def _at(self, num_images: int) -> None:
         self._num_images = num_images
@@ -248,13 +275,7 @@ class Telemetry:
         for term in (term for bad in report.skipped for term in bad.terms):
             add("nonfinite_total", term=term)
         self._report_speed()
-        self._report_steps(measured, usage)
-        errors = shard_cache.num_failed_attempts()
-        add("shard_errors_total", errors - self._shard_errors)
-        self._shard_errors = errors
-        if self._target is not None and time.monotonic() - self._touched > TOUCH_SECONDS:
-            self._touched = time.monotonic()
-            keep_alive(self._target)
+        self._steps.report(measured, usage)
 
     def _report_speed(self) -> None:
         now, (then, before) = time.monotonic(), self._last_report
@@ -262,33 +283,6 @@ class Telemetry:
         speed = (self._num_images - before) / max(now - then, 1e-9)
         left = self._config.total_images - self._num_images
         self._exporter.set("eta_seconds", left / speed if speed > 0 else math.nan)
-
-    def _report_steps(self, measured: Measured, usage: Sequence[Sequence[float]]) -> None:
-        add, put = self._exporter.add, self._exporter.set
-        self._exporter.observe("step_seconds", measured.steps)
-        for phase, seconds in measured.phases.items():
-            add("step_phase_seconds_total", seconds, phase=phase)
-        add("data_wait_seconds_total", measured.phases[DATA])
-        rows = [dict(zip(USAGE, row, strict=True)) for row in usage]
-        for rank in self._ranks:
-            row, labels = rows[rank], {"rank": str(rank)}
-            put("rank_step_seconds", row["busy"], **labels)
-            limits = {"host": "host_limit", "allocated": "device_limit", "reserved": "device_limit"}
-            for kind, limit in limits.items():
-                if row[limit]:
-                    put("memory_bytes", row[kind], kind=kind, **labels)
-                    put("memory_limit_bytes", row[limit], kind=kind, **labels)
-            add("allocation_retries_total", row["retries"] - self._retries[rank], **labels)
-            self._retries[rank] = row["retries"]
-        busy = [row["busy"] for row in rows]
-        put("slowest_rank", busy.index(max(busy)))
-        put("straggler_ratio", max(busy) / max(median_low(busy), 1e-9))
-        seconds = sum(measured.steps) / max(len(measured.steps), 1)
-        flops = measured.flops / max(seconds, 1e-9)
-        put("flops_per_second", flops * self._num_processes)
-        peak = peak_flops(self._device, self._config.telemetry.peak_flops)
-        if peak:
-            put("mfu_ratio", flops / peak)
 
     @_harmless
     def saved(self, saved: Saved | None) -> None:
@@ -316,7 +310,7 @@ class Telemetry:
         """The run is done: its final figures stay with a Pushgateway, until it starts again."""
         if self._is_main and self._config.telemetry.pushgateway:
             if self._tidying is not None:
-                self._tidying.join()  # else it could delete what is pushed now
+                self._tidying.join(timeout=15)  # else it could delete what is pushed now
             values = {"eval": _numbers(metrics), "seen_images": {"": float(self._num_images)}}
             push(self._config.telemetry.pushgateway, self._labels, values)
 

@@ -106,7 +106,8 @@ def _train(
     state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
     num_images, last_saved = state["num_images"], state["num_images"] if newest else None
     engines: dict[str, Engine] = {}
-    meter = Meter(device, world_size, config.telemetry.serve)
+    watched_by_any = any(gather(config.telemetry.serve))  # each could have been started otherwise
+    meter = Meter(device, world_size, watched_by_any)
     for phase in objective.phases():
         bare, saved = objective.networks[phase.network], state["networks"].get(phase.network)
         engine = make_engine(accelerator, config, bare, phase.betas, saved, newest or "a new run")
@@ -149,7 +150,7 @@ def _train(
                     tell_skipped(log, health, report, gather)
                     factor = learning_rate_factor(config, num_images)
                     log.report(report, factor, objective.scales())
-                    if config.telemetry.serve:
+                    if watched_by_any:
                         measured = meter.read()
                         usage = gather_tensor(accelerator, measured.usage).tolist()
                         rates = {p.network: p.learning_rate * factor for p in objective.phases()}

@@ -97,6 +97,8 @@ def test_each_run_folder_says_how_the_run_is(tmp_path: Path) -> None:
         ("result.json", b"[1]"),
         ("result.json", b"\xff\xfe\x00"),
         ("result.json", b'{"num_images": 1, "metrics": {"accu": "good"}, "protocol": {}}'),
+        ("result.json", b"[" * 100_000),
+        ("result.json", b'{"num_images": 1, "metrics": {"accu": 1%s}}' % (b"0" * 400)),
         ("metrics.jsonl", None),
         ("error.txt", None),
         ("starts", None),

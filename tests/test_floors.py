@@ -34,6 +34,7 @@ FLOORS = {
         "run_folder",
         "run_log",
         "shard_cache",
+        "step_metrics",
         "stopping",
         "telemetry",
         "zero",

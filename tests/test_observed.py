@@ -168,7 +168,11 @@ def test_each_alert_fires_on_its_sickness_and_on_nothing_else(
     ward.infect("poisoned", "loss", math.nan)
     ward.runs["stalled"][1].send_signal(signal.SIGSTOP)
     ward.kill("killed")
-    time.sleep(22)  # a past with which the next two are compared
+    # A past with which the next two are compared.
+    speeds = 'count_over_time(maskrestore:images_per_process:rate5m{run="slowed"}[1m]) > 50'
+    losses = 'changes(maskrestore:total_loss:finite{run="spiked"}[30s]) > 20'
+    while not (dashboard.query(speeds) and dashboard.query(losses)):
+        time.sleep(0.2)
     ward.infect("spiked", "loss", 50)
     ward.infect("slowed", "step", 4 * PACE)
     deadline = time.monotonic() + 90

@@ -33,9 +33,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskrestore import exporter
 from maskrestore.checkpoint import Saved
 from maskrestore.config import load_config
-from maskrestore.meter import COMMUNICATION, OTHER, Meter
+from maskrestore.meter import COMMUNICATION, OTHER, USAGE, Meter
 from maskrestore.settings import UserError
-from maskrestore.targets import REAP_SECONDS, Target, announce, keep_alive, reap, withdraw
+from maskrestore.targets import (
+    REAP_SECONDS,
+    Target,
+    announce,
+    keep_alive,
+    reap,
+    supersede,
+    withdraw,
+)
 from maskrestore.telemetry import Telemetry
 
 LONG = ("task=densify", "training.num_images=100000", "training.log_images=8")
@@ -230,8 +238,14 @@ def test_an_exporter_that_dies_stops_nothing(
 
 
 def test_a_crash_leaves_a_target_that_does_not_answer(tmp_path: Path) -> None:
-    for end, left in ((UserError("told"), 0), (MemoryError(), 1)):
-        with pytest.raises(type(end)), telemetry(tmp_path):
+    for end, state, left in (
+        (UserError("told"), "starting", 0),
+        (KeyboardInterrupt(), "evaluating", 0),
+        (UserError("gave up"), "training", 1),
+        (MemoryError(), "starting", 1),
+    ):
+        with pytest.raises(type(end)), telemetry(tmp_path) as told:  # noqa: PT012
+            told.state(state)
             raise end
         assert len(targets_in(tmp_path / "targets")) == left
     [(address, _)] = targets_in(tmp_path / "targets")
@@ -282,8 +296,12 @@ def test_by_https_and_with_a_password(tmp_path: Path) -> None:
         assert "maskrestore_starts_total 1.0" in ask("prometheus:hunter2:§")
         with pytest.raises(urllib.error.HTTPError, match="401"):
             ask("prometheus:guess")
+        # One that connects and says nothing keeps nobody waiting, nor the end.
+        idle = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+        assert "maskrestore_starts_total 1.0" in ask("prometheus:hunter2:§")
         with pytest.raises(OSError):  # noqa: PT011 - reset, or a URLError, as it comes
             urllib.request.urlopen(f"http://{address}/metrics", timeout=10)
+    idle.close()
 
 
 @pytest.mark.slow
@@ -356,6 +374,12 @@ def test_reaping(tmp_path: Path) -> None:
     assert len(told) == 5
     assert any("stale.json: no answer" in line for line in told)
     assert sum("left alone" in line for line in told) == 4
+    far = Target(tmp_path / "far.json", "127.0.0.1:1", {"__host": "elsewhere"})
+    announce(far)
+    os.utime(far.path, (time.time() - 2 * REAP_SECONDS,) * 2)
+    assert not any("far" in line for line in reap(tmp_path))
+    os.utime(far.path, (0, 0))
+    assert any("far" in line for line in reap(tmp_path))
     keep_alive(stale)  # it was alive after all, where nobody could ask it
     assert stale.path.is_file()
     announce(Target(young.path, "127.0.0.1:2", {}))  # a later start of the same run
@@ -364,6 +388,52 @@ def test_reaping(tmp_path: Path) -> None:
     withdraw(Target(young.path, "127.0.0.1:2", {}))
     assert not young.path.exists()
     assert reap(tmp_path / "nowhere") == []
+
+
+def test_what_killed_runs_left_is_not_taken_for_a_later_one(tmp_path: Path) -> None:
+    def target(run: str, node: str, port: int, host: str = "here") -> Target:
+        labels = {"grid": "g", "run": run, "node": node, "__host": host}
+        made = Target(tmp_path / f"{run}-{node}-{host}.json", f"127.0.0.1:{port}", labels)
+        announce(made)
+        return made
+
+    own, other = target("own", "n1", 7), target("own", "n2", 8)
+    left = [target("dead", "n1", 7), target("own", "n9", 9)]  # its port; its node of before
+    kept = [target("dead", "n3", 7, "elsewhere"), target("alive", "n1", 10)]
+    (tmp_path / "garbage.json").write_text("{")
+    supersede(own)
+    assert [each.path.exists() for each in left] == [False, True]
+    supersede(own, {"n1", "n2"})
+    assert [each.path.exists() for each in left] == [False, False]
+    assert all(each.path.exists() for each in (own, other, *kept))
+
+
+def test_a_sign_of_life_comes_with_each_step_and_each_evaluated_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskrestore.telemetry.TOUCH_SECONDS", 0.0)
+    with telemetry(tmp_path) as told:
+        told.begin(0, 0, [], [])
+        [path] = (tmp_path / "targets").glob("*.json")
+        for sign in (told.beat, lambda: told.step(16)):
+            os.utime(path, (0, 0))
+            sign()
+            assert path.stat().st_mtime > 1e9
+            path.unlink()  # reaped where it could not be asked
+            sign()
+            assert path.is_file()
+
+
+def test_what_cannot_be_measured_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.begin()
+    meter.end()
+    monkeypatch.setattr("maskrestore.meter._memory", lambda _: 1 / 0)
+    measured = meter.read()
+    assert (measured.steps, measured.usage.tolist()) == ([], [0.0] * len(USAGE))
+    meter.begin()
+    meter.end()
+    assert meter.read().steps == []
 
 
 class Little(nn.Module):
@@ -382,6 +452,8 @@ class Little(nn.Module):
 def test_arithmetic_is_what_torch_counts() -> None:
     network, meter = Little(), Meter(torch.device("cpu"))
     meter.attend("little", network)
+    meter.begin()
+    meter.end()  # a step that is passed over
     with FlopCounterMode(display=False) as counter:
         meter.begin()
         meter.mark(OTHER)

@@ -44,7 +44,7 @@ export function merge(folders, known) {
   };
   for (const folder of folders) at(folder.grid, folder.run).folder = folder;
   for (const { labels, health, lastError } of known?.answering ?? []) {
-    if (labels.job === "maskrestore") at(labels.grid, labels.run).targets.push({ node: labels.node, health, lastError });
+    if (labels.job === "maskrestore" && labels.run) at(labels.grid, labels.run).targets.push({ node: labels.node, health, lastError });
   }
   for (const alert of known?.firing ?? []) {
     if (alert.state === "firing" && alert.labels.run) at(alert.labels.grid, alert.labels.run).alerts.push(alert);
