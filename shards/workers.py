@@ -44,9 +44,15 @@ def run_all(
         context = multiprocessing.get_context("spawn")
         executor = ProcessPoolExecutor(processes, context, _start)
         try:
-            futures = {
-                executor.submit(function, piece): index for index, piece in enumerate(pieces)
-            }
+            # A worker that is still importing would answer Ctrl-C with a traceback: it gets the
+            # signal when it is ready (_start).
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                futures = {
+                    executor.submit(function, piece): index for index, piece in enumerate(pieces)
+                }
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for future in as_completed(futures):
                 future.result()
                 bar.update(sizes[futures[future]])
@@ -67,6 +73,7 @@ def run_all(
 def _start() -> None:
     """In each worker: end silently on Ctrl-C, and with the parent, even if that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
