@@ -40,11 +40,12 @@ class Metric:
 
 
 INFO_LABELS = (
-    "run grid task loss engine precision device commit slurm_job_id restart".split()  # noqa: SIM905
+    *("run", "grid", "task", "loss", "engine", "precision", "device"),
+    *("commit", "slurm_job_id", "restart"),
 )
 
 METRICS = {
-    "run_info": Metric("gauge", "1; what runs here.", tuple(INFO_LABELS)),
+    "run_info": Metric("gauge", "1; what runs here.", INFO_LABELS),
     "state": Metric("gauge", "1 for what the run does now, else 0.", ("state",)),
     "starts_total": Metric("counter", "Starts of the run so far, this one included."),
     "images_total": Metric("counter", "Images seen since this start."),

@@ -73,9 +73,13 @@ class Telemetry:
     """
 
     def __init__(
-        self, config: RunConfig, rank: int, nodes: Sequence[str], device: torch.device,
+        self,
+        config: RunConfig,
+        rank: int,
+        nodes: Sequence[str],
+        device: torch.device,
         num_starts: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._config, self._node, self._device = config, nodes[rank], device
         self._num_processes, self._is_main, self._nodes = len(nodes), rank == 0, frozenset(nodes)
         ranks = [other for other, node in enumerate(nodes) if node == self._node]

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -190,12 +189,6 @@ def metrics_of(runs: Path, run: Path, text: Callable[[float], str]) -> Iterator[
             path.unlink(missing_ok=True)
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def children_of(pid: int) -> set[int]:

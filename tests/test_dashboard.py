@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from dashboard_page import (
     children_of,
-    free_port,
     is_alive,
     metrics_of,
     needs_prometheus,
@@ -20,6 +19,7 @@ from dashboard_page import (
     wait_until,
 )
 from forked import ROOT
+from tiny_runs import free_port
 
 from launch.prometheus_server import derive_config
 from launch.run_list import RunList

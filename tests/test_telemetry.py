@@ -27,23 +27,11 @@ from tiny_runs import (
     start_ranks,
     wait_until,
 )
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from maskrestore import exporter
 from maskrestore.checkpoint import Saved
 from maskrestore.config import load_config
-from maskrestore.meter import COMMUNICATION, OTHER, USAGE, Meter
 from maskrestore.settings import UserError
-from maskrestore.targets import (
-    REAP_SECONDS,
-    Target,
-    announce,
-    keep_alive,
-    reap,
-    supersede,
-    withdraw,
-)
 from maskrestore.telemetry import Telemetry
 
 LONG = ("task=densify", "training.num_images=100000", "training.log_images=8")
@@ -344,70 +332,6 @@ def by_run(address: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_reaping(tmp_path: Path) -> None:
-    def target(name: str, port: int, age: float = 2 * REAP_SECONDS) -> Target:
-        made = Target(tmp_path / f"{name}.json", f"127.0.0.1:{port}", {"run": name})
-        announce(made)
-        then = time.time() - age
-        os.utime(made.path, (then, then))
-        return made
-
-    with socket.socket() as alive:
-        alive.bind(("127.0.0.1", 0))
-        alive.listen()
-        target("answers", alive.getsockname()[1])
-        young, stale = target("young", 1, age=1), target("stale", 1)
-        for name, text in {
-            "garbage": "not json",
-            "list": "[]",
-            "other": '[{"targets": [7]}]',
-        }.items():
-            (tmp_path / f"{name}.json").write_text(text)
-            os.utime(tmp_path / f"{name}.json", (0, 0))
-        (tmp_path / "folder.json").mkdir()
-        os.utime(tmp_path / "folder.json", (0, 0))
-        (tmp_path / "notes.txt").touch()
-        told = reap(tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    names = {"answers", "young", "garbage", "list", "other", "folder"}
-    assert left == {f"{name}.json" for name in names} | {"notes.txt"}
-    assert len(told) == 5
-    assert any("stale.json: no answer" in line for line in told)
-    assert sum("left alone" in line for line in told) == 4
-    far = Target(tmp_path / "far.json", "127.0.0.1:1", {"__host": "elsewhere"})
-    announce(far)
-    os.utime(far.path, (time.time() - 2 * REAP_SECONDS,) * 2)
-    assert not any("far" in line for line in reap(tmp_path))
-    os.utime(far.path, (0, 0))
-    assert any("far" in line for line in reap(tmp_path))
-    keep_alive(stale)  # it was alive after all, where nobody could ask it
-    assert stale.path.is_file()
-    announce(Target(young.path, "127.0.0.1:2", {}))  # a later start of the same run
-    withdraw(young)
-    assert young.path.is_file()
-    withdraw(Target(young.path, "127.0.0.1:2", {}))
-    assert not young.path.exists()
-    assert reap(tmp_path / "nowhere") == []
-
-
-def test_what_killed_runs_left_is_not_taken_for_a_later_one(tmp_path: Path) -> None:
-    def target(run: str, node: str, port: int, host: str = "here") -> Target:
-        labels = {"grid": "g", "run": run, "node": node, "__host": host}
-        made = Target(tmp_path / f"{run}-{node}-{host}.json", f"127.0.0.1:{port}", labels)
-        announce(made)
-        return made
-
-    own, other = target("own", "n1", 7), target("own", "n2", 8)
-    left = [target("dead", "n1", 7), target("own", "n9", 9)]  # its port; its node of before
-    kept = [target("dead", "n3", 7, "elsewhere"), target("alive", "n1", 10)]
-    (tmp_path / "garbage.json").write_text("{")
-    supersede(own)
-    assert [each.path.exists() for each in left] == [False, True]
-    supersede(own, {"n1", "n2"})
-    assert [each.path.exists() for each in left] == [False, False]
-    assert all(each.path.exists() for each in (own, other, *kept))
-
-
 def test_a_sign_of_life_comes_with_each_step_and_each_evaluated_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,52 +346,3 @@ def test_a_sign_of_life_comes_with_each_step_and_each_evaluated_batch(
             path.unlink()  # reaped where it could not be asked
             sign()
             assert path.is_file()
-
-
-def test_what_cannot_be_measured_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter = Meter(torch.device("cpu"))
-    meter.begin()
-    meter.end()
-    monkeypatch.setattr("maskrestore.meter._memory", lambda _: 1 / 0)
-    measured = meter.read()
-    assert (measured.steps, measured.usage.tolist()) == ([], [0.0] * len(USAGE))
-    meter.begin()
-    meter.end()
-    assert meter.read().steps == []
-
-
-class Little(nn.Module):
-    """Trained and frozen convolutions, grouped and strided ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.frozen = nn.Conv2d(8, 8, 3, stride=2, groups=4).requires_grad_(False)
-        self.last = nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.frozen(self.first(x)))
-
-
-def test_arithmetic_is_what_torch_counts() -> None:
-    network, meter = Little(), Meter(torch.device("cpu"))
-    meter.attend("little", network)
-    meter.begin()
-    meter.end()  # a step that is passed over
-    with FlopCounterMode(display=False) as counter:
-        meter.begin()
-        meter.mark(OTHER)
-        loss = network(torch.randn(2, 3, 16, 20)).square().mean()
-        with torch.no_grad():
-            network(torch.randn(1, 3, 8, 8))
-        with meter.backward("little"):
-            loss.backward()
-        meter.end()
-    assert meter.read().flops == counter.get_total_flops() > 0
-    meter.begin()
-    network(torch.randn(2, 3, 16, 20))
-    meter.end()
-    measured = meter.read()
-    assert measured.flops == counter.get_total_flops()  # counted once
-    assert measured.phases[COMMUNICATION] == 0
-    assert sum(measured.phases.values()) == pytest.approx(sum(measured.steps))
