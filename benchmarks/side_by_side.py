@@ -1,0 +1,84 @@
+"""Ratios, measured in turns so that other work on the machine meets both sides alike."""
+
+import datetime
+import os
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from statistics import median
+
+import torch
+from tqdm import tqdm
+
+from maskrestore import provenance
+from maskrestore.program import count_cores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row: how many times better ours is than theirs, once per pair of turns.
+
+    ours, theirs: medians, in `unit`. goal: the ratio to reach, None where there is none. No ratios:
+    not measured, and `remark` says why.
+    """
+
+    what: str
+    against: str
+    goal: float | None
+    ratios: tuple[float, ...] = ()
+    ours: float = 0.0
+    theirs: float = 0.0
+    unit: str = "s"
+    remark: str = ""
+
+
+def in_turns(
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    pairs: int,
+    title: str,
+    higher_is_better: bool = False,
+) -> tuple[tuple[float, ...], float, float]:
+    """(ratio of each pair, median of ours, median of theirs) of what the two return: seconds or
+    bytes, or with higher_is_better a speed. Each runs once before, unmeasured."""
+    ours(), theirs()
+    mine, other = [], []
+    for number in tqdm(range(pairs), title, unit="pair"):
+        for call, found in ((ours, mine), (theirs, other))[:: 1 if number % 2 else -1]:
+            found.append(call())
+    ratios = [a / b if higher_is_better else b / a for a, b in zip(mine, other, strict=True)]
+    return tuple(ratios), median(mine), median(other)
+
+
+def table(comparisons: Iterable[Comparison]) -> str:
+    """Markdown: one row per comparison, the ratio as median (smallest to largest)."""
+    lines = [
+        "| what | against | goal | measured | ours | theirs | pairs | remark |",
+        "| --- | --- | --: | --: | --: | --: | --: | --- |",
+    ]
+    for row in comparisons:
+        goal = "" if row.goal is None else f"{row.goal:g}x"
+        measured, ours, theirs = "not measured", "", ""
+        if row.ratios:
+            low, middle, high = min(row.ratios), median(row.ratios), max(row.ratios)
+            measured = f"**{middle:.2f}x** ({low:.2f} to {high:.2f})"
+            ours, theirs = f"{row.ours:.4g} {row.unit}", f"{row.theirs:.4g} {row.unit}"
+        cells = [row.what, row.against, goal, measured, ours, theirs]
+        lines.append("| " + " | ".join([*cells, str(len(row.ratios) or ""), row.remark]) + " |")
+    return "\n".join(lines)
+
+
+def conditions(device: str, packages: Iterable[str] = ()) -> str:
+    """Where and with what it was measured, and by which code."""
+    if device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        hardware = f"{count_cores()} CPU cores ({platform.machine()}, {capability})"
+    names = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{datetime.date.today():%d %B %Y}, commit {(provenance.commit() or 'unknown')[:9]}, "
+        f"{hardware}, torch {torch.__version__}{', ' if names else ''}{names}, load average at the "
+        f"end {os.getloadavg()[0]:.1f}."
+    )
