@@ -1,7 +1,7 @@
 """Kill a real training run with SIGKILL, again and again, and count what is lost.
 
-python benchmarks/resume.py kills=100
-python benchmarks/resume.py kills=100 background=true
+python -m benchmarks.resume kills=100
+python -m benchmarks.resume kills=100 background=true
 
 A run on procedural street scenes is killed at random moments and at each step of saving, resumed by
 the same settings each time, and compared with a run that nobody killed. Exit status 1 if more was
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kill_points import AT_END, AT_START, LOG, PHASES, STARTING, TRAINING, Phase, arm
 from pydantic import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
+from benchmarks.kill_points import AT_END, AT_START, LOG, PHASES, STARTING, TRAINING, Phase, arm
 from maskrestore import checkpoint, files, optimizer_step, training_loop
 from maskrestore.config import RunConfig, load_config
 from maskrestore.program import run_program

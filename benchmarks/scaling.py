@@ -1,6 +1,6 @@
 """Scaling: two processes against one on this machine, and what goes over the wire.
 
-python benchmarks/scaling.py
+python -m benchmarks.scaling
 
 Weak scaling: each process has one thread and a batch of the same size; DDP and ZeRO-2, each with a
 cheap and a dear loss. In every round one process, two that know nothing of each other, and two that

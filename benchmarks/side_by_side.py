@@ -1,18 +1,24 @@
 """Ratios, measured in turns so that other work on the machine meets both sides alike."""
 
 import datetime
+import multiprocessing
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from maskrestore import provenance
 from maskrestore.program import count_cores
+from maskrestore.settings import UserError
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ def in_turns(
     """(ratio of each pair, median of ours, median of theirs) of what the two return: seconds or
     bytes, or with higher_is_better a speed. Each runs once before, unmeasured."""
     ours(), theirs()
-    mine, other = [], []
+    mine: list[float] = []
+    other: list[float] = []
     for number in tqdm(range(pairs), title, unit="pair"):
         for call, found in ((ours, mine), (theirs, other))[:: 1 if number % 2 else -1]:
             found.append(call())
@@ -82,3 +89,65 @@ def conditions(device: str, packages: Iterable[str] = ()) -> str:
         f"{hardware}, torch {torch.__version__}{', ' if names else ''}{names}, load average at the "
         f"end {os.getloadavg()[0]:.1f}."
     )
+
+
+class Side:
+    """One side of a comparison in a process of its own, with a memory and an environment of its
+    own: `make(*arguments)` there returns what is measured, a function without arguments."""
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._end, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, make, arguments), daemon=True)
+        self._process.start()
+        other.close()
+
+    def turn(self) -> tuple[float, float]:
+        """(seconds, bytes at most in use meanwhile) of one call.
+
+        Raises UserError if the process has died; what it said stands on stderr.
+        """
+        try:
+            self._end.send(True)
+            seconds, peak = self._end.recv()
+        except (EOFError, BrokenPipeError) as error:
+            raise UserError(
+                "one side of the comparison died, perhaps of too little memory"
+            ) from error
+        return seconds, peak
+
+    def close(self) -> None:
+        """End the process."""
+        self._end.close()
+        self._process.join()
+
+
+def _serve(
+    connection: Connection, make: Callable[..., Callable[[], object]], arguments: Any
+) -> None:
+    call = make(*arguments)
+    on_gpu = torch.cuda.is_initialized()
+    try:
+        while connection.recv():
+            _forget_peak(on_gpu)
+            began = time.perf_counter()
+            call()
+            if on_gpu:
+                torch.cuda.synchronize()
+            connection.send((time.perf_counter() - began, _peak(on_gpu)))
+    except EOFError:
+        pass
+
+
+def _forget_peak(on_gpu: bool) -> None:
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(on_gpu: bool) -> float:
+    if on_gpu:
+        return float(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status").read_text()
+    return 1024 * float(status.split("VmHWM:")[1].split()[0])

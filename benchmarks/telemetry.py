@@ -1,4 +1,4 @@
-"""What telemetry costs a training step: python benchmarks/telemetry.py
+"""What telemetry costs a training step: python -m benchmarks.telemetry
 
 Two figures for a large and for a very small step. "Side by side": steps with and without telemetry
 take turns, the former with all that the loop does for it (marks, hooks, counters, a report every

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from launch.state import ERROR
 from maskrestore.config import DataConfig, RunConfig
-from maskrestore.program import RESUME_STATUS, Interrupted, end_process, quiet_torch
+from maskrestore.program import RESUME_STATUS, Interrupted, end_process, set_up_torch
 from maskrestore.settings import ConfigError, UserError, validate
 
 MENDABLE = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENOSPC, EDQUOT)
@@ -44,7 +44,7 @@ class TrainJob:
 
     def train(self) -> None:
         """Import torch and train."""
-        quiet_torch()
+        set_up_torch()
         from maskrestore.training_loop import train
 
         train(validate(RunConfig, self.values))

@@ -26,7 +26,9 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
+from maskrestore.models.winograd import stands_in, use_winograd
 from maskrestore.pictures import Album
+from maskrestore.real_features import RealFeatures
 from maskrestore.result import read_result
 from maskrestore.segmap import colorize, generator_input, one_hot, to_uint8
 from maskrestore.settings import ConfigError
@@ -43,6 +45,7 @@ def evaluate(
     pictures: Path | None = None,
     show_progress: bool = False,
     together: Callable[[Callable[[], None]], None] = lambda action: action(),
+    real_features: RealFeatures | None = None,
 ) -> dict[str, Any]:
     """The figures of one row over `batches`, this process's share of the val split.
 
@@ -54,14 +57,16 @@ def evaluate(
     Give bare networks on `device`: a distributed wrapper's forward waits for processes that may
     have fewer batches. They are left in the mode, training or evaluation, in which they came. The
     first evaluation.num_pictures samples seen are drawn into the folder `pictures`. `together` runs
-    the part that can fail on one process alone (distributed.on_every_process).
+    the part that can fail on one process alone (distributed.on_every_process). real_features: what
+    earlier evaluations know of the real images, if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
     segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
     distances = None
     if image_generator is not None:
         weights = config.evaluation.inception_weights
-        distances = ImageDistances(config.evaluation.features, weights).to(device)
+        known = None if real_features is None else real_features.known
+        distances = ImageDistances(config.evaluation.features, weights, known).to(device)
     album = None if pictures is None else Album(pictures, config.evaluation.num_pictures)
     networks = [net for net in (mask_generator, image_generator) if net is not None]
 
@@ -93,6 +98,8 @@ def evaluate(
     for metric in (segmentation, distances):
         if metric is not None:
             metrics |= metric.compute()
+    if distances is not None and real_features is not None:
+        real_features.keep(distances.all_real)
     return metrics
 
 
@@ -137,6 +144,8 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         image_generator = together(lambda: _frozen_generator(config, own, device))
     elif config.trains:
         mask_generator = together(lambda: load_mask_generator(config)).to(device)
+        if stands_in(config.distributed.precision, device):
+            use_winograd(mask_generator)
     metrics = evaluate(
         config,
         val_batches(
@@ -151,6 +160,7 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         config.run / "pictures" if is_main and write else None,
         show_progress=is_main,
         together=together,
+        real_features=RealFeatures(accelerator, config) if image_generator is not None else None,
     )
     if write:
         on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
@@ -201,9 +211,7 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> nn.Module 
 
 def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> nn.Module:
     generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
-    # channels_last was faster in a trial on two CPU cores; benchmarks/ has yet to measure it.
-    frozen: nn.Module = FrozenGenerator(generator).to(device)
-    frozen = frozen.to(memory_format=torch.channels_last)
+    frozen = FrozenGenerator(generator, config.distributed.activation_checkpointing).to(device)
     return in_precision(frozen, config.distributed.frozen_precision)
 
 

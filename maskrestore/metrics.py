@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 from torchmetrics import Metric
 from torchmetrics.image.kid import poly_mmd
 from torchmetrics.utilities import dim_zero_cat
@@ -85,8 +86,9 @@ class ImageDistances(Metric):
     """Frechet and kernel distance between the features of real and synthesised images.
 
     features: inception (FID and KID; weights is their file, none downloads it) or lite0 (fd_lite0
-    and kd_lite0, with weights that need no download). Raises UserError if the weights cannot be
-    had or are not Inception's.
+    and kd_lite0, with weights that need no download). known: the features of all real images,
+    float32 [N,D], if they are known beforehand; `update` then does not look at real images. Raises
+    UserError if the weights cannot be had or are not Inception's.
     """
 
     full_state_update = False
@@ -94,31 +96,43 @@ class ImageDistances(Metric):
     synthesized: list[Tensor]
 
     def __init__(
-        self, features: Literal["inception", "lite0"], weights: Path | None = None
+        self,
+        features: Literal["inception", "lite0"],
+        weights: Path | None = None,
+        known: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.known = known
+        self.all_real = torch.empty(0)
+        """The features of all real images, float32 [N,D], once the distances are computed."""
         self.names = DISTANCE_NAMES[features]
         self.network = Lite0Embedding() if features == "lite0" else InceptionEmbedding(weights)
+        # Convolutions and above all pooling are much faster so, and compute the same.
+        self.network.to(memory_format=torch.channels_last)
         self.num_features = int(self.network.num_features)
         # Flat, because torchmetrics lets a process that saw no image take part with an empty 1-D
         # tensor, which cannot be gathered together with 2-D ones.
-        self.add_state("real", [], dist_reduce_fx="cat")
+        if known is None:
+            self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("synthesized", [], dist_reduce_fx="cat")
 
     def update(self, real: Tensor, synthesized: Tensor) -> None:
         """Add the features of a batch; both uint8 [B,3,H,W]."""
-        self.real.append(self.network(real).float().flatten())
+        if self.known is None:
+            self.real.append(self.network(real).float().flatten())
         self.synthesized.append(self.network(synthesized).float().flatten())
 
     def compute(self) -> dict[str, Any]:
         """The two distances by name, None for fewer than 2 images, and num_samples."""
-        real, synthesized = self._rows(self.real), self._rows(self.synthesized)
+        synthesized = self._rows(self.synthesized)
+        real = self._rows(self.real) if self.known is None else self.known.to(synthesized)
+        self.all_real = real.float().cpu()
         values: tuple[float | None, ...] = (None, None)
-        if len(real) > 1:
+        if len(synthesized) > 1:
             # All images at once: the unbiased estimate needs no random subsets.
             kernel = poly_mmd(real, synthesized)
             values = (float(frechet_distance(real, synthesized)), float(kernel))
-        return {**dict(zip(self.names, values, strict=True)), "num_samples": len(real)}
+        return {**dict(zip(self.names, values, strict=True)), "num_samples": len(synthesized)}
 
     def _rows(self, state: list[Tensor]) -> Tensor:
         flat: Tensor = dim_zero_cat(state) if len(state) else torch.empty(0)
@@ -156,6 +170,11 @@ class InceptionEmbedding(nn.Module):
                 f"evaluation.inception_weights={weights}: not the weights of FID's Inception: "
                 + " ".join(str(error).split())[:300]
             ) from error
+        # The batch norms rest, so they are part of the weights of the convolutions before them.
+        for module in self.inception.modules():
+            if isinstance(module, BasicConv2d):
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                module.bn = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.inception(images)[0]

@@ -26,6 +26,7 @@ from maskrestore.models.half import HalfPrecision, in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import make_features
 from maskrestore.models.spade import SPADEGenerator
+from maskrestore.models.winograd import stands_in, use_winograd
 from maskrestore.segmap import generator_input, one_hot, to_unit_range
 
 
@@ -231,6 +232,12 @@ def make_objective(
     torch.manual_seed(config.seed)
     if not config.trains:
         return Objective()
+    objective: Objective
     if config.trains_generator:
-        return Synthesis(config, perceptual_loss)
-    return Restoration(config, image_generator, perceptual_loss)
+        objective = Synthesis(config, perceptual_loss)
+    else:
+        objective = Restoration(config, image_generator, perceptual_loss)
+    if stands_in(config.distributed.precision, device):
+        for network in objective.networks.values():
+            use_winograd(network)
+    return objective

@@ -24,13 +24,14 @@ class DistributedConfig(Section):
     offload_optimizer: bool = False
     """Keep the optimizer's state in the CPU's memory (zero_stage 1 to 3)."""
     activation_checkpointing: bool = False
-    """Compute the mask generator's activations a second time rather than keep them: less memory."""
+    """Compute both generators' activations a second time rather than keep them: less memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the trained network's operations (autocast); weights and optimizer stay
-    fp32. fp16 needs a GPU."""
+    fp32. fp16 needs a GPU. bf16 on a CPU without such instructions is fp32 with Winograd's
+    convolutions: faster, and closer than bf16."""
     frozen_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the frozen networks (lite0 stays in fp32); their gradient is scaled so that
-    none of it is lost. fp16 needs a GPU."""
+    none of it is lost. fp16 needs a GPU; bf16 on a CPU as for precision."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
 

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from maskrestore.files import write_atomically
-from maskrestore.sample import encode_member
 
 CAPTIONS = {
     "input": "input mask",
@@ -37,7 +36,7 @@ class Album:
             for kind, images in pictures.items():
                 path = self._folder / f"{key}_{kind}.png"
                 image = images[number].permute(1, 2, 0).cpu().contiguous().numpy()
-                write_atomically(path, encode_member(image))
+                write_atomically(path, _png(Image.fromarray(image)))
                 self._written.add(path)
 
     def close(self) -> None:
@@ -71,10 +70,8 @@ def contact_sheet(pictures: Path, path: Path) -> None:
             if (key, kind) in found:
                 with Image.open(found[key, kind]) as picture:
                     sheet.paste(picture, (x, y))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, _png(sheet))
 
 
 def _pictures(folder: Path) -> dict[tuple[str, str], Path]:
@@ -84,3 +81,9 @@ def _pictures(folder: Path) -> dict[tuple[str, str], Path]:
         for kind in CAPTIONS
         for path in sorted(folder.glob(f"*_{kind}.png"))
     }
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -28,7 +28,7 @@ def run_program(
     of the file system (a full disk, a folder without permission) become one message on stderr and
     status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130.
     """
-    quiet_torch()
+    set_up_torch()
     words = sys.argv[1:]
     if {"-h", "--help", "help"} & set(words):
         print(f"{usage.strip()}\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
@@ -58,10 +58,14 @@ def run_program(
         return 130
 
 
-def quiet_torch() -> None:
-    """Leave out the warnings of PyTorch's C++ side, where nobody can filter them; call it before
-    torch is imported. (One is about a choice of ours, in distributed.py, others about IPv6.)"""
+def set_up_torch() -> None:
+    """PyTorch's environment; call it before torch is imported. Whatever is set already stays."""
+    # Its C++ side warns where nobody can filter it (of a choice of ours, in distributed.py, and of
+    # IPv6).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Large tensors on a CPU take huge pages: each new one costs a fault per page, which in small
+    # pages is as long as a convolution's computing.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def end_process(status: int) -> NoReturn:

@@ -40,6 +40,7 @@ from maskrestore.objectives import Objective, make_objective
 from maskrestore.optimizer_step import learning_rate_factor, take_step
 from maskrestore.pictures import contact_sheet
 from maskrestore.program import Interrupted
+from maskrestore.real_features import RealFeatures
 from maskrestore.recovery import check_end, go_back, tell_skipped
 from maskrestore.result import read_result
 from maskrestore.run_log import RunLog, was_evaluated
@@ -298,6 +299,7 @@ def evaluate_now(
         pictures,
         show_progress=accelerator.is_main_process,
         together=partial(on_every_process, accelerator),
+        real_features=RealFeatures(accelerator, config) if image_generator is not None else None,
     )
     sheet = config.run / "samples" / f"{num_images:09d}.png"
     on_main_process(accelerator, lambda: contact_sheet(config.run / "pictures", sheet))

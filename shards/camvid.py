@@ -22,13 +22,14 @@ from shards.source import (
     Item,
     Source,
     all_problems,
-    bit_depth,
+    read_header,
     read_ids,
+    read_ids_header,
     read_image,
     resize_ids,
     resize_image,
 )
-from shards.workers import run_all
+from shards.workers import look_at_all
 
 CLASSES = (
     "sky", "building", "pole", "road", "sidewalk", "vegetation", "traffic sign", "fence", "car",
@@ -41,8 +42,8 @@ TO_CITYSCAPES = np.array([LABEL_ID[name] for name in CLASSES], np.uint8)
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def open_source(config: SourceConfig, workers: int) -> Source:
-    """Finds and checks all files of the splits. UserError lists everything that is wrong."""
+def open_source(config: SourceConfig) -> Source:
+    """Finds all files of the splits and checks their headers. UserError lists all that is wrong."""
     root = config.root
     if root is None:
         raise ConfigError("root: must be given for source=camvid, as root=DIR")
@@ -51,7 +52,7 @@ def open_source(config: SourceConfig, workers: int) -> Source:
     if problems:
         raise all_problems(root, problems)
     items = [item for found in splits.values() for item in found]
-    checks = run_all(_check, items, [1] * len(items), workers, "checking", "sample")
+    checks = look_at_all(_check, items, "checking", "sample")
     problems = [problem for check in checks for problem in check]
     if problems:
         raise all_problems(root, problems)
@@ -93,22 +94,17 @@ def _check(item: Item) -> list[str]:
     problems, size = [], None
     image_path, mask_path = item.files
     try:
-        size = read_image(image_path).size
-        depth = bit_depth(image_path)
-        if depth > 8:
-            problems.append(f"{image_path}: must have 8 bits per channel, got {depth} bits")
+        header = read_header(image_path)
+        size = header.size
+        if header.depth > 8:
+            problems.append(f"{image_path}: must have 8 bits per channel, got {header.depth} bits")
     except UserError as error:
         problems.append(str(error))
     try:
-        ids = read_ids(mask_path, np.uint8)
-        wrong = [str(value) for value in np.unique(ids) if value >= len(CLASSES)]
-        if wrong:
+        of_mask = read_ids_header(mask_path, 8).size
+        if size is not None and of_mask != size:
             problems.append(
-                f"{mask_path}: ids {', '.join(wrong[:8])} are not 0..{len(CLASSES) - 1}"
-            )
-        if size is not None and ids.shape != size[::-1]:
-            problems.append(
-                f"{mask_path}: is {ids.shape[1]}x{ids.shape[0]}, its picture {size[0]}x{size[1]}"
+                f"{mask_path}: is {of_mask[0]}x{of_mask[1]}, its picture {size[0]}x{size[1]}"
             )
     except UserError as error:
         problems.append(str(error))
@@ -116,8 +112,13 @@ def _check(item: Item) -> list[str]:
 
 
 def _read(height: int, width: int, seed: int, item: Item) -> Sample:
-    image = resize_image(read_image(item.files[0]), height, width)
-    ids = TO_CITYSCAPES[read_ids(item.files[1], np.uint8)]
+    image_path, mask_path = item.files
+    image = resize_image(read_image(image_path), height, width)
+    found = read_ids(mask_path, np.uint8)
+    if found.max() >= len(CLASSES):
+        wrong = [str(value) for value in np.unique(found) if value >= len(CLASSES)]
+        raise UserError(f"{mask_path}: ids {', '.join(wrong[:8])} are not 0..{len(CLASSES) - 1}")
+    ids = TO_CITYSCAPES[found]
     instance = resize_ids(_instances(ids), height, width)
     fine = resize_ids(ids, height, width)
     rng = np.random.default_rng([seed, zlib.crc32(item.key.encode())])

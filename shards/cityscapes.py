@@ -1,14 +1,12 @@
 """Cityscapes in its official layout: {root}/{type}/{split}/{city}/{key}_{kind}.png.
 
-Source: the README of cityscapesScripts; key is {city}_{sequence:06}_{frame:06}. Every file is
-decoded and checked before the first shard is written.
+Source: the README of cityscapesScripts; key is {city}_{sequence:06}_{frame:06}. Names and headers
+of all files are checked before the first shard is written, pixels when they are read.
 """
 
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,21 +21,24 @@ from maskrestore.settings import ConfigError, UserError
 from shards.coarse import simulate_coarse
 from shards.source import (
     COUNTABLE,
+    Ids,
     Item,
     Source,
     all_problems,
-    bit_depth,
+    left_out,
+    read_header,
     read_ids,
+    read_ids_header,
     read_image,
     resize_ids,
     resize_image,
     unknown_ids,
 )
-from shards.workers import run_all
+from shards.workers import look_at_all
 
 SPLITS = ("train", "val", "train_extra")
 KNOWN_BLACK = "troisdorf_000000_000073"
-"""train_extra picture that was published black; left out by name, others by check."""
+"""train_extra picture that was published black; left out by name, others when they are read."""
 
 IMAGE = ("leftImg8bit", "leftImg8bit")
 FINE = ("gtFine", "gtFine_labelIds")
@@ -47,8 +48,8 @@ COARSE_INSTANCE = ("gtCoarse", "gtCoarse_instanceIds")
 KEY = re.compile(r"[A-Za-z-]+_\d{6}_\d{6}")
 
 
-def open_source(config: SourceConfig, workers: int) -> Source:
-    """Finds and checks all files of the splits. UserError lists everything that is wrong.
+def open_source(config: SourceConfig) -> Source:
+    """Finds all files of the splits and checks their headers. UserError lists all that is wrong.
 
     Fine and instance masks of train_extra are its coarse ones, for nobody drew it finely. If the
     whole gtCoarse folder is missing, coarse masks are simulated. The notes say so.
@@ -66,36 +67,26 @@ def open_source(config: SourceConfig, workers: int) -> Source:
     }
     if problems:
         raise all_problems(root, problems)
-    items = [item for found in splits.values() for item in found]
-    checks = run_all(_check, items, [1] * len(items), workers, "checking", "sample")
-    blank = {item.files[0] for item, check in zip(items, checks, strict=True) if check.blank}
-    problems = [problem for check in checks for problem in check.problems]
-    problems += _unequal_sizes(items, checks)
+    kept = {
+        split: tuple(item for item in found if item.key != KNOWN_BLACK)
+        for split, found in splits.items()
+    }
+    items = [item for found in kept.values() for item in found]
+    checks = look_at_all(_check, items, "checking", "sample")
+    problems = [problem for check, _ in checks for problem in check]
+    problems += _unequal_sizes(items, [size for _, size in checks])
     if problems:
         raise all_problems(root, problems)
-    notes = [f"left out: {path.relative_to(root)}, a black picture" for path in sorted(blank)]
+    notes = [left_out(KNOWN_BLACK)] if kept != splits else []
     if simulated:
         notes.append("no gtCoarse: coarse masks are simulated: polygons inside each region")
     if "train_extra" in splits:
         notes.append("train_extra: the fine mask is the coarse annotation, 0 where there is none")
-    kept = {
-        split: tuple(item for item in found if item.files[0] not in blank)
-        for split, found in splits.items()
-    }
     empty = [split for split, found in kept.items() if not found]
     if empty:
         raise UserError(f"{root}: no usable sample in {', '.join(empty)}")
     read = partial(_read, *config.height_width, config.source_seed)
     return Source("simulated" if simulated else "annotated", tuple(notes), kept, read)
-
-
-@dataclass(frozen=True)
-class _Check:
-    """What looking at the pixels of one sample found. size: width, height; None if unreadable."""
-
-    problems: tuple[str, ...]
-    size: tuple[int, int] | None
-    blank: bool
 
 
 def _kinds(split: str, simulated: bool) -> tuple[tuple[str, str], ...]:
@@ -132,78 +123,82 @@ def _pair(
     return tuple(Item(key, tuple(files[city, key] for files in found)) for city, key in complete)
 
 
-def _check(item: Item) -> _Check:
-    problems = []
-    image_path, *mask_paths = item.files
-    size, blank = None, item.key == KNOWN_BLACK
-    try:
-        image = read_image(image_path)
-        size = image.size
-        blank = blank or _is_blank(image.getextrema())
-        depth = bit_depth(image_path)
-        if (image.mode != "RGB" or depth != 8) and not blank:
-            problems.append(
-                f"{image_path}: must be RGB of 8 bits, got mode {image.mode} of {depth} bits"
-            )
-    except UserError as error:
-        problems.append(str(error))
-    for path in mask_paths:
+def _check(item: Item) -> tuple[list[str], tuple[int, int] | None]:
+    """What is wrong with the headers of a sample, and the picture's width and height if it is one.
+
+    Files: picture, fine, instance (16 bits) and perhaps coarse.
+    """
+    problems: list[str] = []
+    size = None
+    for path, bits in zip(item.files, (0, 8, 16, 8), strict=False):
         try:
-            ids: NDArray[Any] = (
-                read_ids(path, np.uint16)
-                if path.stem.endswith("instanceIds")
-                else read_ids(path, np.uint8)
-            )
+            header = read_ids_header(path, bits) if bits else read_header(path)
         except UserError as error:
             problems.append(str(error))
             continue
-        problems += [f"{path}: {problem}" for problem in _wrong_ids(ids)]
-        if size is not None and ids.shape != size[::-1]:
-            width, height = size
-            problems.append(
-                f"{path}: is {ids.shape[1]}x{ids.shape[0]}, its picture {width}x{height} pixels"
-            )
-    return _Check(tuple(problems), size, blank)
+        if not bits:
+            size = header.size
+            if (header.mode, header.depth) != ("RGB", 8):
+                problems.append(
+                    f"{path}: must be RGB of 8 bits, got mode {header.mode} of {header.depth} bits"
+                )
+        elif size is not None and header.size != size:
+            problems.append(f"{path}: is {_by(header.size)}, its picture {_by(size)} pixels")
+    return problems, size
 
 
-def _is_blank(extrema: tuple[float, float] | tuple[tuple[float, float], ...]) -> bool:
-    bands = np.reshape(np.asarray(extrema), (-1, 2))
-    return bool(np.all(bands[:, 0] == bands[:, 1]))
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
-def _wrong_ids(ids: NDArray[Any]) -> Iterator[str]:
-    wrong = unknown_ids(ids)
-    if wrong:
-        shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-        allowed = f"0..{NUM_CLASSES - 1}"
-        if ids.dtype == np.uint16:
-            allowed += f" or class*1000+n of classes {COUNTABLE[0]}..{COUNTABLE[-1]}"
-        hint = " (255 is the void of trainIds; labelIds are needed)" if wrong[0] == 255 else ""
-        yield f"ids {shown} are not {allowed}{hint}"
-
-
-def _unequal_sizes(items: list[Item], checks: list[_Check]) -> list[str]:
+def _unequal_sizes(items: list[Item], sizes: list[tuple[int, int] | None]) -> list[str]:
     """Pictures of another size than most."""
-    sizes = Counter(check.size for check in checks if check.size is not None)
-    if len(sizes) < 2:
+    counts = Counter(size for size in sizes if size is not None)
+    if len(counts) < 2:
         return []
-    (width, height), _ = sizes.most_common(1)[0]
+    most, _ = counts.most_common(1)[0]
     return [
-        f"{item.files[0]}: is {check.size[0]}x{check.size[1]}, most are {width}x{height} pixels"
-        for item, check in zip(items, checks, strict=True)
-        if check.size is not None and check.size != (width, height)
+        f"{item.files[0]}: is {_by(size)}, most are {_by(most)} pixels"
+        for item, size in zip(items, sizes, strict=True)
+        if size not in (None, most)
     ]
 
 
-def _read(height: int, width: int, seed: int, item: Item) -> Sample:
-    image = resize_image(read_image(item.files[0]), height, width)
-    fine = resize_ids(read_ids(item.files[1], np.uint8), height, width)
-    instance = resize_ids(read_ids(item.files[2], np.uint16), height, width)
-    if len(item.files) > 3:
-        coarse = resize_ids(read_ids(item.files[3], np.uint8), height, width)
+def _read(height: int, width: int, seed: int, item: Item) -> Sample | None:
+    arrays: list[Any] = []
+    problems: list[str] = []
+    for path, dtype in zip(item.files, (None, np.uint8, np.uint16, np.uint8), strict=False):
+        try:
+            if dtype is None:
+                arrays.append(resize_image(read_image(path), height, width))
+            else:
+                arrays.append(resize_ids(_read_ids(path, dtype), height, width))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    image, fine, instance, *annotated = arrays
+    if np.all(image == image[0, 0]):
+        return None
+    if annotated:
+        [coarse] = annotated
     elif item.files[1].stem.endswith(COARSE[1]):
         coarse = fine
     else:
         rng = np.random.default_rng([seed, zlib.crc32(item.key.encode())])
         coarse = simulate_coarse(fine, instance, rng)
     return Sample(item.key, image, fine, coarse, instance)
+
+
+def _read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
+    """The ids of a mask; UserError if there are some that Cityscapes has not."""
+    ids = read_ids(path, dtype)
+    wrong = unknown_ids(ids)
+    if wrong:
+        shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+        allowed = f"0..{NUM_CLASSES - 1}"
+        if dtype is np.uint16:
+            allowed += f" or class*1000+n of classes {COUNTABLE[0]}..{COUNTABLE[-1]}"
+        hint = " (255 is the void of trainIds; labelIds are needed)" if wrong[0] == 255 else ""
+        raise UserError(f"{path}: ids {shown} are not {allowed}{hint}")
+    return ids

@@ -13,14 +13,14 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from maskrestore.files import file_sha256, write_atomically
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.manifest import MANIFEST, SCHEMA_VERSION
-from maskrestore.sample import Sample, encode
+from maskrestore.sample import ENCODING, Sample, encode
 from maskrestore.settings import UserError
 from shards.source import Item, Source
 
@@ -35,7 +35,7 @@ class Shard:
     split: str
     path: Path
     items: tuple[Item, ...]
-    read: Callable[[Item], Sample]
+    read: Callable[[Item], Sample | None]
     settings: dict[str, Any]
 
     @property
@@ -44,13 +44,14 @@ class Shard:
         return self.path.parent / RECORDS / f"{self.path.name}.json"
 
     def fingerprint(self) -> str:
-        """Hash of the settings and of path, size and modification time of every input file."""
+        """Hash of the settings, of how samples are encoded, and of path, size and modification time
+        of every input file."""
         inputs = []
         for item in self.items:
             stats = [(path, path.stat()) for path in item.files]
             files = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
             inputs.append([item.key, files])
-        content = [SCHEMA_VERSION, self.settings, inputs]
+        content = [SCHEMA_VERSION, ENCODING, self.settings, inputs]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,30 +71,20 @@ def plan(source: Source, settings: dict[str, Any], out: Path, per_shard: int) ->
 def write_shard(shard: Shard) -> dict[str, Any]:
     """Writes the tar unless it is finished, and returns its record.
 
-    Record: {"fingerprint", "class_pixels", "shard": the manifest's entry}. Raises UserError if
-    the disk is full or an input file cannot be read; then nothing stands under a final name.
+    Record: {"fingerprint", "class_pixels", "left_out": keys of black pictures, "shard": the
+    manifest's entry}, or only {"problems": lines} if input files are bad. Raises UserError if the
+    disk is full. If it was not written whole, nothing stands under the final name.
     """
     fingerprint = shard.fingerprint()
     record = _finished(shard, fingerprint)
     if record is not None:
         return record
     partial = shard.path.with_name(f".{shard.path.name}.partial")
-    class_pixels = np.zeros(NUM_CLASSES, np.int64)
-    samples = []
     try:
         with partial.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for item in shard.items:
-                    sample = shard.read(item)
-                    class_pixels += np.bincount(sample.fine.ravel(), minlength=NUM_CLASSES)
-                    members = {}
-                    for name, data in encode(sample).items():
-                        info = tarfile.TarInfo(f"{sample.key}.{name}")
-                        info.size, info.mode = len(data), 0o644
-                        # A ustar header is one block; the data follows it.
-                        members[name] = [tar.offset + tarfile.BLOCKSIZE, len(data)]
-                        tar.addfile(info, io.BytesIO(data))
-                    samples.append({"key": sample.key, "members": members})
+            samples, found, problems = _write_tar(shard, file)
+            if problems:
+                return {"problems": problems}
             file.flush()
             os.fsync(file.fileno())
         entry = {
@@ -104,9 +95,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
             "samples": samples,
         }
         os.replace(partial, shard.path)
-        record = {
-            "fingerprint": fingerprint, "class_pixels": class_pixels.tolist(), "shard": entry
-        }  # fmt: skip
+        record = {"fingerprint": fingerprint, **found, "shard": entry}
         _write_json(shard.record_path, record)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -118,6 +107,41 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     finally:
         partial.unlink(missing_ok=True)
     return record
+
+
+def _write_tar(
+    shard: Shard, file: IO[bytes]
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """Writes the samples; returns their places, what the record keeps of them, and problems.
+
+    After the first problem the rest is only read, to find them all.
+    """
+    class_pixels = np.zeros(NUM_CLASSES, np.int64)
+    samples: list[dict[str, Any]] = []
+    black: list[str] = []
+    problems: list[str] = []
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for item in shard.items:
+            try:
+                sample = shard.read(item)
+            except UserError as error:
+                problems += str(error).splitlines()
+                continue
+            if sample is None:
+                black.append(item.key)
+            elif not problems:
+                class_pixels += np.bincount(sample.fine.ravel(), minlength=NUM_CLASSES)
+                members = {}
+                for name, data in encode(sample).items():
+                    info = tarfile.TarInfo(f"{sample.key}.{name}")
+                    info.size, info.mode = len(data), 0o644
+                    # A ustar header is one block; the data follows it.
+                    members[name] = [tar.offset + tarfile.BLOCKSIZE, len(data)]
+                    tar.addfile(info, io.BytesIO(data))
+                samples.append({"key": sample.key, "members": members})
+    if not samples and not problems:
+        problems.append(f"{shard.path.name}: all its pictures are black")
+    return samples, {"class_pixels": class_pixels.tolist(), "left_out": black}, problems
 
 
 def write_manifest(

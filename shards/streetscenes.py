@@ -52,7 +52,7 @@ def draw(seed: int, index: int, height: int, width: int) -> Sample:
     return Sample(f"scene_{seed}_{index:010}", pixels, fine, coarse, instance)
 
 
-def open_source(config: SourceConfig, _workers: int = 0) -> Source:
+def open_source(config: SourceConfig) -> Source:
     """The scenes that the settings ask for."""
     counts = {"train": (0, config.num_train), "val": (VAL_OFFSET, config.num_val)}
     unknown = [split for split in config.splits if split not in counts]

@@ -1,11 +1,11 @@
-"""Independent pieces of work over processes, with a progress bar and a clean end."""
+"""Independent pieces of work over processes or threads, with a progress bar and a clean end."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -16,6 +16,18 @@ from maskrestore.settings import UserError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+def look_at_all(
+    function: Callable[[Work], Result], pieces: Sequence[Work], title: str, unit: str
+) -> list[Result]:
+    """Results in the order of `pieces` of a function that mostly waits for files: by threads."""
+    executor = ThreadPoolExecutor(8)
+    try:
+        results = executor.map(function, pieces)
+        return list(tqdm(results, title, total=len(pieces), unit=unit))
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def run_all(

@@ -8,7 +8,8 @@ The same input gives the same bytes, whatever the number of workers; manifest.js
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError, parse
 from shards import camvid, cityscapes, streetscenes
 from shards.manifest import NO_SPACE, RECORDS, plan, write_manifest, write_shard
-from shards.source import Source
+from shards.source import Source, all_problems, left_out
 from shards.workers import run_all
 
-SOURCES: dict[SourceName, Callable[[SourceConfig, int], Source]] = {
+SOURCES: dict[SourceName, Callable[[SourceConfig], Source]] = {
     "streetscenes": streetscenes.open_source,
     "cityscapes": cityscapes.open_source,
     "camvid": camvid.open_source,
@@ -45,7 +46,8 @@ def write_shards(config: WriteConfig) -> Path:
     """Writes what is not written yet and returns the path of manifest.json.
 
     Raises ConfigError (settings, or a manifest for other settings) and UserError (bad input
-    files, all of them listed, before anything is written; a full disk).
+    files, all of them listed: those whose names or headers tell it before anything is written,
+    those that cannot be decoded or hold unknown ids at the end, without a manifest; a full disk).
     """
     settings = _settings(config)
     path = config.out / MANIFEST
@@ -53,14 +55,20 @@ def write_shards(config: WriteConfig) -> Path:
         _check_same(config.out, settings)
         print(f"{path}: already finished with these settings, nothing to do")
         return path
-    source = SOURCES[config.source](config, config.workers)
-    for note in source.notes:
-        print(f"note: {note}")
+    source = SOURCES[config.source](config)
+    _print_notes(source.notes)
     try:
         (config.out / RECORDS).mkdir(parents=True, exist_ok=True)
         shards = plan(source, settings, config.out, config.samples_per_shard)
         sizes = [len(shard.items) for shard in shards]
         records = run_all(write_shard, shards, sizes, config.workers, "writing", "sample")
+        problems = [problem for record in records for problem in record.get("problems", ())]
+        if problems:
+            outcome = "no manifest was written; mend them and run the same command again"
+            raise all_problems(config.root or config.out, problems, outcome)
+        black = tuple(left_out(key) for record in records for key in record["left_out"])
+        _print_notes(black)
+        source = replace(source, notes=source.notes + black)
         by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for shard, record in zip(shards, records, strict=True):
             by_split[shard.split].append(record)
@@ -80,6 +88,11 @@ def write_shards(config: WriteConfig) -> Path:
 def main(words: Sequence[str]) -> None:
     """Parse, write, and say where the manifest is."""
     print(write_shards(parse(WriteConfig, words)))
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _settings(config: WriteConfig) -> dict[str, Any]:

@@ -55,14 +55,23 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path) -> None:
     root = tmp_path / "raw"
     camvid(root, {"train": 4, "val": 1})
     ids = np.full((48, 96), 3, np.uint8)
-    (root / "trainannot/clip0_0000.png").write_bytes(encode_member(np.full_like(ids, 12)))
-    (root / "trainannot/clip0_0001.png").write_bytes(encode_member(ids[:40]))
+    mask = root / "trainannot/clip0_0001.png"
+    mask.write_bytes(encode_member(ids[:40]))
     picture = root / "train/clip0_0002.jpg"
-    picture.write_bytes(picture.read_bytes()[:300])
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:100])
     with pytest.raises(UserError) as error:
         write(root, tmp_path / "out")
-    for part in ("clip0_0000.png: ids 12", "clip0_0001.png: is 96x40", "clip0_0002.jpg: cannot"):
+    for part in ("clip0_0001.png: is 96x40", "clip0_0002.jpg: cannot"):
         assert part in str(error.value)
+    assert not (tmp_path / "out").exists()
+    mask.write_bytes(encode_member(np.full_like(ids, 12)))
+    picture.write_bytes(whole[:-300])
+    with pytest.raises(UserError) as error:
+        write(root, tmp_path / "bad-pixels")
+    for part in ("clip0_0001.png: ids 12", "clip0_0002.jpg: cannot"):
+        assert part in str(error.value)
+    assert not (tmp_path / "bad-pixels" / "manifest.json").exists()
     (root / "trainannot/clip0_0003.png").unlink()
     Image.fromarray(ids).save(root / "valannot/alone.png")
     with pytest.raises(UserError) as error:

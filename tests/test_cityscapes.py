@@ -91,39 +91,90 @@ def test_black_train_extra_picture_is_left_out_and_named(
     assert any("fine mask is the coarse" in note for note in manifest["notes"])
 
 
-def test_every_bad_file_is_named_at_once_and_nothing_written(
+def test_every_bad_header_is_named_at_once_and_nothing_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = cityscapes(tmp_path / "raw", {"train": 8})
+    keys = cityscapes(tmp_path / "raw", {"train": 5})
     root = tmp_path / "raw"
-
-    def file(number: int, kind: str) -> Path:
-        return root / kind.split("_")[0] / "train/trainstadt" / f"{keys[number]}_{kind}.png"
-
-    picture = file(0, "leftImg8bit")
-    picture.write_bytes(picture.read_bytes()[:-400])
-    fine = decode_member(file(1, "gtFine_labelIds").read_bytes())
-    file(1, "gtFine_labelIds").write_bytes(encode_member(fine.astype(np.uint16)))
-    file(2, "gtFine_labelIds").write_bytes(encode_member(np.where(fine == 7, 255, fine)))
-    file(3, "gtCoarse_labelIds").write_bytes(encode_member(fine[:-16]))
-    file(4, "gtFine_instanceIds").write_bytes(encode_member(fine))
-    file(5, "gtFine_instanceIds").write_bytes(encode_member(np.full_like(fine, 7001, np.uint16)))
-    file(6, "leftImg8bit").write_bytes(encode_member(draw_small()))
-    words = [f"root={root}", f"out={tmp_path / 'out'}", "source=cityscapes", "splits=train"]
-    assert run_write(*words, "size=32x64", "workers=1") == 2
+    fine = decode_member(file(root, keys[0], "gtFine_labelIds").read_bytes())
+    bad = {
+        file(root, keys[0], "gtFine_labelIds"): (fine.astype(np.uint16), "I;16"),
+        file(root, keys[1], "gtCoarse_labelIds"): (fine[:-16], f"{WIDTH}x{HEIGHT - 16}"),
+        file(root, keys[2], "gtFine_instanceIds"): (fine, "mode L"),
+        file(root, keys[3], "leftImg8bit"): (draw_small(), "is 32x32"),
+    }
+    for path, (array, _) in bad.items():
+        path.write_bytes(encode_member(array))
+    assert run_write(*words_for(tmp_path)) == 2
     lines = capsys.readouterr().err.splitlines()
-    for path, value in (
-        (picture, "cannot be read"),
-        (file(1, "gtFine_labelIds"), "I;16"),
-        (file(2, "gtFine_labelIds"), "255"),
-        (file(3, "gtCoarse_labelIds"), f"{WIDTH}x{HEIGHT - 16}"),
-        (file(4, "gtFine_instanceIds"), "mode L"),
-        (file(5, "gtFine_instanceIds"), "7001"),
-        (file(6, "leftImg8bit"), "is 32x32"),
-    ):
+    for path, (_, value) in bad.items():
         assert any(str(path) in line and value in line for line in lines), (path, lines)
-    assert not any(keys[7] in line for line in lines)
+    assert not any(keys[4] in line for line in lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_file_of_bad_pixels_is_named_at_once_and_there_is_no_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = cityscapes(tmp_path / "raw", {"train": 4})
+    root = tmp_path / "raw"
+    picture = file(root, keys[0], "leftImg8bit")
+    ids, instance = (file(root, keys[0], f"gtFine_{kind}Ids") for kind in ("label", "instance"))
+    coarse = file(root, keys[2], "gtCoarse_labelIds")
+    whole = {path: path.read_bytes() for path in (picture, ids, instance, coarse)}
+    fine = decode_member(whole[ids])
+    picture.write_bytes(whole[picture][:-400])
+    ids.write_bytes(encode_member(np.where(fine == 7, 255, fine)))
+    instance.write_bytes(encode_member(np.full_like(fine, 7001, np.uint16)))
+    coarse.write_bytes(whole[coarse][:-40])
+    words = [*words_for(tmp_path), "samples_per_shard=1"]
+    assert run_write(*words) == 2
+    errors = capsys.readouterr().err
+    assert "4 problems, no manifest was written; mend them and run the same command" in errors
+    for path, value in (
+        (picture, "cannot be read"), (ids, "255"), (instance, "7001"), (coarse, "cannot be read")
+    ):  # fmt: skip
+        lines = errors.splitlines()
+        assert any(str(path) in line and value in line for line in lines), (path, lines)
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".records",
+        "train-000001.tar",
+        "train-000003.tar",
+    ]
+    kept = (out / "train-000001.tar").stat().st_mtime_ns
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert run_write(*words) == 0
+    assert (out / "train-000001.tar").stat().st_mtime_ns == kept
+    assert json.loads((out / "manifest.json").read_text())["splits"]["train"]["num_samples"] == 4
+
+
+def test_other_black_pictures_are_left_out_when_they_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = cityscapes(tmp_path / "raw", {"train": 3})
+    black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    file(tmp_path / "raw", keys[1], "leftImg8bit").write_bytes(encode_member(black))
+    assert run_write(*words_for(tmp_path)) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    [shard] = manifest["splits"]["train"]["shards"]
+    assert [sample["key"] for sample in shard["samples"]] == [keys[0], keys[2]]
+    assert f"left out: {keys[1]}, a black picture" in manifest["notes"]
+    assert f"left out: {keys[1]}" in capsys.readouterr().out
+    alone = words_for(tmp_path)
+    alone[1] = f"out={tmp_path / 'alone'}"
+    assert run_write(*alone, "samples_per_shard=1") == 2
+    assert "train-000001.tar: all its pictures are black" in capsys.readouterr().err
+
+
+def file(root: Path, key: str, kind: str) -> Path:
+    return root / kind.split("_")[0] / "train/trainstadt" / f"{key}_{kind}.png"
+
+
+def words_for(folder: Path) -> list[str]:
+    return [f"root={folder / 'raw'}", f"out={folder / 'out'}", "source=cityscapes", "splits=train",
+            "size=32x64", "workers=1"]  # fmt: skip
 
 
 def test_bit_depths_that_pil_hides_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from itertools import islice
@@ -81,6 +82,25 @@ def test_a_mirrored_sample_is_mirrored_in_all_its_maps(shards: Path) -> None:
         for key, image in zip(batch.keys, batch.image, strict=True):
             original = next(s for s in _samples(shards, "train") if s.key == key)
             assert torch.equal(image, torch.from_numpy(original.image.copy()).permute(2, 0, 1))
+
+
+def test_batches_are_decoded_and_put_together_off_the_main_thread(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = set()
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            at_work.add(threading.current_thread().name.split("_")[0])
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(Batch, "collate", noted(Batch.collate))
+    monkeypatch.setattr(ShardFolder, "__getitem__", noted(ShardFolder.__getitem__))
+    batch = next(training_batches(config_for(shards, "training.batch_size=8"), 0, 0, 1))
+    assert len(batch.keys) == 8
+    assert at_work == {"decode"}
 
 
 @pytest.fixture

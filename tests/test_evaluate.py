@@ -12,11 +12,13 @@ from forked import ROOT, run_program
 from test_evaluation import config_of
 from tiny_runs import run_ranks
 
+from maskrestore import real_features
 from maskrestore.config import RunConfig
 from maskrestore.evaluation import evaluate_run, write_result
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.mask_generator import MaskGenerator
-from maskrestore.models.pretrained import save_spade_generator, save_weights
+from maskrestore.models.perceptual import Lite0Embedding
+from maskrestore.models.pretrained import load_weights, save_spade_generator, save_weights
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.run_folder import inputs
 from maskrestore.settings import UserError, parse, to_yaml
@@ -53,6 +55,26 @@ def finished_run(tmp_path: Path, shards: Path) -> RunConfig:
     return config
 
 
+def kept_features(config: RunConfig) -> list[Path]:
+    return sorted((config.data.shards / "features").glob("*"))
+
+
+@pytest.fixture
+def counted(finished_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images that the feature network sees, call by call, where nobody has evaluated before."""
+    for path in kept_features(finished_run):
+        path.unlink()
+    seen: list[int] = []
+    plain = Lite0Embedding.forward
+
+    def forward(self: Lite0Embedding, image: torch.Tensor) -> torch.Tensor:
+        seen.append(len(image))
+        return plain(self, image)
+
+    monkeypatch.setattr(Lite0Embedding, "forward", forward)
+    return seen
+
+
 def evaluate_program(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(PROGRAM), *words]
     return subprocess.run(command, capture_output=True, text=True)
@@ -84,6 +106,62 @@ def test_a_val_split_that_was_not_wholly_evaluated_gives_no_result(
     with pytest.raises(RuntimeError, match="2 samples evaluated of 3"):
         write_result(finished_run, {"num_samples": 2}, 0, finished_run.run)
     assert (finished_run.run / "result.json").read_bytes() == before
+
+
+def test_the_second_evaluation_looks_at_no_real_image(
+    finished_run: RunConfig, counted: list[int]
+) -> None:
+    first = evaluate_run(finished_run, write=False)
+    assert sum(counted) == 2 * 3
+    (path,) = kept_features(finished_run)
+    counted.clear()
+    assert evaluate_run(finished_run, write=False) == first
+    assert sum(counted) == 3
+    assert kept_features(finished_run) == [path]
+
+
+def test_real_images_are_seen_again_when_their_features_could_be_others(
+    finished_run: RunConfig,
+    counted: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def num_seen() -> int:
+        counted.clear()
+        evaluate_run(finished_run, write=False)
+        return sum(counted)
+
+    assert (num_seen(), num_seen()) == (6, 3)
+    manifest = finished_run.data.shards / "manifest.json"
+    shards = json.loads(manifest.read_text())
+    (shard,) = shards["splits"]["val"]["shards"]
+    plain = real_features._path(finished_run, "cpu")
+    with monkeypatch.context() as patch:
+        code = tmp_path / "metrics.py"
+        code.write_text("changed")
+        patch.setattr(real_features, "CODE", [code])
+        assert (num_seen(), num_seen()) == (6, 3)
+    (finished_run.run / "inputs.json").write_text(json.dumps({"left_out_shards": [shard["name"]]}))
+    assert real_features._path(finished_run, "cpu") != plain
+    (finished_run.run / "inputs.json").unlink()
+    assert real_features._path(finished_run, "cuda") != plain
+    assert real_features._path(finished_run, "cpu") == plain
+
+
+def test_kept_features_that_are_damaged_or_cannot_be_written_cost_only_time(
+    finished_run: RunConfig, counted: list[int]
+) -> None:
+    first = evaluate_run(finished_run, write=False)
+    (path,) = kept_features(finished_run)
+    path.write_bytes(path.read_bytes()[:1000])
+    counted.clear()
+    assert evaluate_run(finished_run, write=False) == first
+    assert sum(counted) == 6
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("in the way")
+    assert evaluate_run(finished_run, write=False) == first
+    path.parent.unlink()
 
 
 @pytest.mark.slow
@@ -129,6 +207,8 @@ def test_the_program_is_exact_on_ranks_that_do_not_divide_the_training_batch(
 ) -> None:
     """And another generator's figures do not replace the run's."""
     one = evaluate_run(finished_run)
+    for path in kept_features(finished_run):
+        path.unlink()
     statuses, errors = run_ranks([f"run={finished_run.run}"], 3, program=PROGRAM)
     assert statuses == [0, 0, 0], errors
     three = json.loads((finished_run.run / "result.json").read_text())["metrics"]
@@ -136,6 +216,8 @@ def test_the_program_is_exact_on_ranks_that_do_not_divide_the_training_batch(
     for name in ("accu", "miou19", "miou_all"):
         assert three[name] == one[name]
     assert three["fd_lite0"] == pytest.approx(one["fd_lite0"], rel=1e-3)
+    (path,) = kept_features(finished_run)
+    assert load_weights(path)["real"].shape == (3, 1280)
 
     train_inputs = finished_run.run / "inputs.json"
     train_inputs.write_text(json.dumps({**inputs(finished_run), "generator.path": "0" * 64}))

@@ -31,6 +31,7 @@ FLOORS = {
         "exporter",
         "meter",
         "pictures",
+        "real_features",
         "run_folder",
         "run_log",
         "shard_cache",

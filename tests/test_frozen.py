@@ -1,8 +1,14 @@
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.plain_spade import PlainGenerator
 from maskrestore.models.frozen import FrozenGenerator
+from maskrestore.models.half import in_precision
 from maskrestore.models.spade import SPADEGenerator
 
 
@@ -25,13 +31,21 @@ def output_and_gradient(generator: nn.Module, segmap: Tensor) -> tuple[Tensor, T
     return image.detach(), gradient
 
 
+def plain(generator: SPADEGenerator) -> PlainGenerator:
+    """The plain module with the same weights, frozen."""
+    twin = PlainGenerator(generator.semantic_nc, generator.width, generator.hidden, generator.size)
+    twin.load_state_dict(generator.state_dict())
+    return twin.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (96, 64)])
-def test_equals_the_generator_in_evaluation_mode(size: tuple[int, int]) -> None:
+def test_equals_the_plain_generator(size: tuple[int, int], checkpointing: bool) -> None:
     generator = trained_generator(size)
-    frozen = FrozenGenerator(generator)
+    frozen = FrozenGenerator(generator, checkpointing)
     segmap = torch.rand(2, 6, *size)
     image, gradient = output_and_gradient(frozen, segmap)
-    expected_image, expected_gradient = output_and_gradient(generator.eval(), segmap)
+    expected_image, expected_gradient = output_and_gradient(plain(generator), segmap)
     assert expected_image.std() > 0.05
     assert expected_gradient.abs().max() > 1e-6
     torch.testing.assert_close(image, expected_image, atol=1e-5, rtol=0)
@@ -86,3 +100,45 @@ def test_draws_no_random_numbers() -> None:
     state = torch.get_rng_state()
     FrozenGenerator(generator)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_in_half_precision_its_gradient_is_as_close_as_that_of_plain_autocast() -> None:
+    """bf16 where the CPU has it, else what stands in for it (models/winograd.py)."""
+    generator = trained_generator((64, 64))
+    segmap = torch.rand(2, 6, 64, 64)
+    reference = plain(generator)
+    _, exact = output_and_gradient(copy.deepcopy(reference).double(), segmap.double())
+
+    def cosine(gradient: Tensor) -> float:
+        return float(F.cosine_similarity(gradient.double().flatten(), exact.flatten(), 0))
+
+    _, ours = output_and_gradient(in_precision(FrozenGenerator(generator), "bf16"), segmap)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, theirs = output_and_gradient(reference, segmap)
+    assert 0.5 < cosine(theirs) < 1
+    assert cosine(ours) > cosine(theirs) - 1e-3
+
+
+def test_remembers_little_for_the_backward_pass() -> None:
+    def remembered(network: nn.Module, segmap: Tensor) -> int:
+        parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        seen: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(segmap.clone().requires_grad_())
+        return sum(seen.values())
+
+    torch.manual_seed(0)
+    generator = SPADEGenerator(36, 8, 16, (64, 128)).eval()
+    segmap = torch.rand(1, 36, 64, 128)
+    expected = remembered(plain(generator), segmap)
+    kept = remembered(FrozenGenerator(generator), segmap)
+    again = remembered(FrozenGenerator(generator, checkpointing=True), segmap)
+    assert kept < 0.6 * expected
+    assert again < 0.5 * kept

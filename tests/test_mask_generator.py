@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.plain_spade import PlainBlock, PlainMaskGenerator
 from maskrestore.degrade import nearest_downsample, nearest_upsample
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.segmap import one_hot
@@ -29,6 +30,43 @@ def test_shapes(size: tuple[int, int]) -> None:
     logits = generator(torch.rand(1, 34, *size), torch.ones(1, 1, *size, dtype=torch.bool))
     assert logits.shape == (1, 34, *size)
     assert logits.dtype == torch.float32
+
+
+def fused(plain: PlainMaskGenerator, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (or gradients) of the plain module by the fused one's names."""
+    found = {name: tensor for name, tensor in state.items() if ".norm_" not in name}
+    for name, block in plain.named_children():
+        if isinstance(block, PlainBlock):
+            ends = "01s" if block.learned_shortcut else "01"
+            for kind in ("weight", "bias"):
+                parts = [state[f"{name}.norm_{end}.mlp_shared.0.{kind}"] for end in ends]
+                found[f"{name}.shared.{kind}"] = torch.cat(parts)
+                for end in ends:
+                    parts = [state[f"{name}.norm_{end}.mlp_{x}.{kind}"] for x in ("gamma", "beta")]
+                    found[f"{name}.modulation_{end}.{kind}"] = torch.cat(parts)
+    return found
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+def test_equals_the_plain_module_in_output_and_gradients(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    plain = PlainMaskGenerator(5, 2, 4, size).double()
+    fast = MaskGenerator(5, 2, 4, size).double()
+    state = fused(plain, plain.state_dict())
+    for name in state:
+        if "modulation" in name and name.endswith("bias"):
+            state[name] = state[name].clone()
+            state[name][: len(state[name]) // 2] += 1
+    fast.load_state_dict(state)
+    segmap = torch.rand(2, 5, *size, dtype=torch.float64)
+    valid, label_map = (torch.rand(2, 1, *size) > 0.5).double(), torch.randint(0, 5, (2, *size))
+    logits, expected = fast(segmap, valid), plain(segmap, valid)
+    torch.testing.assert_close(logits, expected)
+    for result in (logits, expected):
+        F.cross_entropy(result, label_map).backward()
+    wanted = fused(plain, {name: p.grad for name, p in plain.named_parameters()})
+    for name, parameter in fast.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

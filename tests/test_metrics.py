@@ -193,6 +193,13 @@ def inception_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
         )
+    for name, value in network.state_dict().items():
+        if name.endswith("conv.weight"):
+            torch.nn.init.kaiming_normal_(value)  # else the features are next to nothing
+        elif name.endswith("running_mean"):
+            torch.nn.init.normal_(value, std=0.1)
+        elif name.endswith("running_var"):
+            torch.nn.init.uniform_(value, 0.5, 1.5)
     torch.save(network.state_dict(), path)
     return path
 
@@ -211,6 +218,8 @@ def test_fid_is_that_of_torchmetrics(inception_file: Path) -> None:
     reference.update(real, real=True)
     reference.update(synthesized, real=False)
     assert distances["fid"] == pytest.approx(reference.compute().item(), rel=1e-3)
+    plain = reference.inception(real)  # without folded batch norms, in the usual memory format
+    assert torch.allclose(metric.network(real), plain, rtol=1e-5, atol=1e-5 * plain.max().item())
     x, y = (metric.network(images).double().numpy() for images in (real, synthesized))
     assert distances["kid"] == pytest.approx(unbiased_mmd(x, y), rel=1e-4)
 

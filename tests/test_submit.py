@@ -348,12 +348,27 @@ def submit(program: str, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_help_starts_no_torch(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [("submit", ["--help"]), ("submit", ["dry_run=true"]), ("report", ["--help"])],
+)
+def test_help_and_a_dry_run_import_nothing_heavy(
+    program: str, arguments: list[str], words: list[str]
+) -> None:
     code = (
-        "import sys, launch.submit, launch.report\n"
-        "sys.exit('torch' in sys.modules or 'submitit' in sys.modules)"
+        f"import runpy, sys; sys.argv[0] = '{program}'\n"
+        f"try: runpy.run_path('{ROOT}/launch/{program}.py', run_name='__main__')\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    command = [sys.executable, "-c", code, *words, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stderr.split())
+    assert "pydantic" in imported
+    assert not imported & {"torch", "numpy", "scipy", "cv2", "submitit", "webdataset"}
+
+
+def test_help_lists_the_settings_of_the_grid() -> None:
     shown = submit("submit.py", "--help")
     assert shown.returncode == 0
     assert "parallel" in shown.stdout

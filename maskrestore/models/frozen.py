@@ -5,7 +5,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from maskrestore.models.spade import SPADE, SPADEGenerator, SPADEResnetBlock
+from maskrestore.models.fused import FusedTrunk
+from maskrestore.models.spade import SPADEGenerator, SPADEResnetBlock
+from maskrestore.models.winograd import Conv3x3
 
 
 class Frozen(nn.Module):
@@ -28,68 +30,84 @@ class Frozen(nn.Module):
 class FrozenGenerator(Frozen):
     """Computes what `generator.eval()` does, with fewer operations, and shares no memory with it.
 
-    Spectral norm is divided out once; the running statistics of batch norm go into the gamma and
-    beta convolutions, which become one.
+    Exact by algebra: spectral norm is divided out once. The running statistics of batch norm go
+    into the gamma and beta convolutions, which become one: with mean m and standard deviation s,
+    (x - m) / s * (1 + gamma) + beta = x * scale + shift, where scale = (1 + gamma) / s and
+    shift = beta - m * scale; gamma and beta being convolutions, 1, s and m go into their weights
+    and biases.
     """
 
-    def __init__(self, generator: SPADEGenerator) -> None:
+    def __init__(self, generator: SPADEGenerator, checkpointing: bool = False) -> None:
         super().__init__()
         with torch.device("meta"):  # no memory, and no random numbers drawn
-            self.generator = SPADEGenerator(
+            self.trunk = FusedTrunk(
                 generator.semantic_nc,
                 generator.width,
                 generator.hidden,
                 generator.size,
-                spectral=False,
+                True,
+                checkpointing,
             )
-        self.generator.load_state_dict(_without_spectral_norm(generator), assign=True)
-        for block in self.generator.children():
-            if isinstance(block, SPADEResnetBlock):
-                for name, norm in list(block.named_children()):
-                    if isinstance(norm, SPADE):
-                        setattr(block, name, FusedSPADE(norm))
+            self.conv_img = Conv3x3(generator.width, 3)
+        self.load_state_dict(_folded(generator), assign=True)
         self.freeze()
 
     def forward(self, segmap: Tensor) -> Tensor:
         """segmap float [B,semantic_nc,H,W] -> image [B,3,height,width] in [-1,1]."""
-        image: Tensor = self.generator(segmap)
+        image: Tensor = torch.tanh(self.conv_img(self.trunk.features(segmap)))
         return image
 
 
-class FusedSPADE(nn.Module):
-    """A SPADE with fixed batch statistics as x * scale + shift, both from one convolution.
-
-    With mean m and standard deviation s of the norm: (x - m) / s * (1 + gamma) + beta
-    = x * scale + shift, where scale = (1 + gamma) / s and shift = beta - m * scale. As gamma and
-    beta are convolutions, 1, s and m go into their weights and biases.
-    """
-
-    def __init__(self, spade: SPADE) -> None:
-        super().__init__()
-        state = {name: tensor.double() for name, tensor in spade.state_dict().items()}
-        mean = state["param_free_norm.running_mean"]
-        inverse = (state["param_free_norm.running_var"] + spade.param_free_norm.eps).rsqrt()
-        scale_weight = state["mlp_gamma.weight"] * inverse[:, None, None, None]
-        scale_bias = (1 + state["mlp_gamma.bias"]) * inverse
-        shift_weight = state["mlp_beta.weight"] - mean[:, None, None, None] * scale_weight
-        shift_bias = state["mlp_beta.bias"] - mean * scale_bias
-        weight = torch.cat([scale_weight, shift_weight]).float()
-        bias = torch.cat([scale_bias, shift_bias]).float()
-        self.mlp_shared = spade.mlp_shared
-        self.scale_and_shift = nn.Conv2d(weight.shape[1], len(weight), 3, padding=1, device="meta")
-        self.scale_and_shift.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-
-    def forward(self, x: Tensor, segmap: Tensor) -> Tensor:
-        """As SPADE.forward."""
-        scale, shift = self.scale_and_shift(self.mlp_shared(segmap)).chunk(2, dim=1)
-        return torch.addcmul(shift, x, scale)
+def _folded(generator: SPADEGenerator) -> dict[str, Tensor]:
+    """FrozenGenerator's state, float32."""
+    state = {name: tensor.double() for name, tensor in generator.state_dict().items()}
+    folded = {
+        "conv_img.weight": state["conv_img.weight"],
+        "conv_img.bias": state["conv_img.bias"],
+        "trunk.fc.weight": state["fc.weight"],
+        "trunk.fc.bias": state["fc.bias"],
+    }
+    for name, block in generator.named_children():
+        if isinstance(block, SPADEResnetBlock):
+            own = {
+                k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")
+            }
+            folded |= {f"trunk.{name}.{k}": v for k, v in _folded_block(block, own).items()}
+    return {name: tensor.float() for name, tensor in folded.items()}
 
 
-def _without_spectral_norm(generator: SPADEGenerator) -> dict[str, Tensor]:
-    """The state of the same generator built with spectral=False: weight = weight_orig / sigma."""
-    state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    for original in [name for name in state if name.endswith(".weight_orig")]:
-        prefix = original.removesuffix("_orig")
-        weight, u, v = (state.pop(prefix + end) for end in ("_orig", "_u", "_v"))
-        state[prefix] = weight / torch.dot(u, torch.mv(weight.flatten(1), v))
-    return state
+def _folded_block(block: SPADEResnetBlock, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    folded: dict[str, Tensor] = {}
+    ends = "01s" if block.learned_shortcut else "01"
+    for end in ends:
+        conv = f"conv_{end}"
+        folded[f"{conv}.weight"] = _spectrally_normed(state, conv)
+        if end != "s":
+            folded[f"{conv}.bias"] = state[f"{conv}.bias"]
+    for kind in ("weight", "bias"):
+        parts = [state[f"norm_{end}.mlp_shared.0.{kind}"] for end in ends]
+        folded[f"shared.{kind}"] = torch.cat(parts)
+    for end in ends:
+        own = {k.removeprefix(f"norm_{end}."): v for k, v in state.items() if f"norm_{end}." in k}
+        mean = own["param_free_norm.running_mean"]
+        eps = getattr(block, f"norm_{end}").param_free_norm.eps
+        inverse = (own["param_free_norm.running_var"] + eps).rsqrt()
+        scale = [own["mlp_gamma.weight"] * inverse[:, None, None, None]]
+        scale.append((1 + own["mlp_gamma.bias"]) * inverse)
+        shift = [own["mlp_beta.weight"] - mean[:, None, None, None] * scale[0]]
+        shift.append(own["mlp_beta.bias"] - mean * scale[1])
+        if end == "s":  # conv_s(x * scale + shift) = conv_s(x * scale) + a part of conv_1
+            mixing = folded["conv_s.weight"][:, :, 0, 0]
+            weight, bias = (torch.tensordot(mixing, part, 1) for part in shift)
+            folded["conv_1.weight"] = torch.cat([folded["conv_1.weight"], weight], 1)
+            folded["conv_1.bias"] = folded["conv_1.bias"] + bias
+            shift = [torch.empty(0, *part.shape[1:]) for part in shift]
+        for kind, a, b in zip(("weight", "bias"), scale, shift, strict=True):
+            folded[f"modulation_{end}.{kind}"] = torch.cat([a, b])
+    return folded
+
+
+def _spectrally_normed(state: dict[str, Tensor], conv: str) -> Tensor:
+    """weight_orig / sigma, with the power iteration's vectors as they are."""
+    weight, u, v = (state[f"{conv}.weight_{end}"] for end in ("orig", "u", "v"))
+    return weight / torch.dot(u, torch.mv(weight.flatten(1), v))

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from maskrestore.models.spade import SPADETrunk
+from maskrestore.models.fused import FusedTrunk
+from maskrestore.models.winograd import Conv3x3
 
 
-class MaskGenerator(SPADETrunk):
+class MaskGenerator(FusedTrunk):
     """The SPADE form with class logits instead of colours.
 
     Its input is the degraded mask plus one channel that says which pixels are annotated. No
@@ -16,9 +17,6 @@ class MaskGenerator(SPADETrunk):
     What the annotated pixels say is added to the logits, so that training starts at the unrestored
     mask and learns what to change. Both choices were the better ones in a short trial that was not
     kept (one seed, one data set).
-
-    checkpointing: compute each block's activations again in the backward pass rather than keep them
-    (Chen et al. 2016): less memory, more time, the same gradient.
     """
 
     def __init__(
@@ -29,9 +27,8 @@ class MaskGenerator(SPADETrunk):
         size: tuple[int, int],
         checkpointing: bool = False,
     ) -> None:
-        super().__init__(num_classes + 1, width, hidden, size, norm="instance", spectral=False)
-        self.checkpointing = checkpointing
-        self.conv_logits = nn.Conv2d(width, num_classes, 3, padding=1)
+        super().__init__(num_classes + 1, width, hidden, size, False, checkpointing)
+        self.conv_logits = Conv3x3(width, num_classes)
         self.input_gain = nn.Parameter(torch.tensor([3.0]))
 
     def forward(self, degraded_segmap: Tensor, valid: Tensor) -> Tensor:

@@ -5,42 +5,18 @@ Park, Liu, Wang, Zhu, "Semantic Image Synthesis with Spatially-Adaptive Normaliz
 that `latest_net_G.pth` loads strictly (models/pretrained.py).
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
-from torch.utils.checkpoint import checkpoint
-
-Norm = Literal["batch", "instance"]
-
-
-class InstanceNorm(nn.Module):
-    """Each channel of each sample to mean 0 and variance 1; no parameters, no state.
-
-    nn.InstanceNorm2d computes the same but refuses a 1x1 map, the latent one of a 64x64 image.
-    """
-
-    eps = 1e-5
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,C,h,w] -> [B,C,h,w]."""
-        return torch.group_norm(x, x.shape[1], eps=self.eps)
 
 
 class SPADE(nn.Module):
-    """Equation 1: normalise without parameters, then scale and shift by what the segmap says.
+    """Equation 1: normalise without parameters, then scale and shift by what the segmap says."""
 
-    norm: batch is the official one; instance does not depend on the other samples of the batch and
-    has no running state, so that results do not depend on how a batch is split over processes.
-    """
-
-    def __init__(self, channels: int, semantic_nc: int, hidden: int, norm: Norm) -> None:
+    def __init__(self, channels: int, semantic_nc: int, hidden: int) -> None:
         super().__init__()
-        self.param_free_norm: nn.BatchNorm2d | InstanceNorm = (
-            nn.BatchNorm2d(channels, affine=False) if norm == "batch" else InstanceNorm()
-        )
+        self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
         self.mlp_shared = nn.Sequential(nn.Conv2d(semantic_nc, hidden, 3, padding=1), nn.ReLU())
         self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
@@ -54,35 +30,24 @@ class SPADE(nn.Module):
 
 
 class SPADEResnetBlock(nn.Module):
-    """Figure 11: two SPADE-normalised 3x3 convolutions and a shortcut, learned if channels change.
+    """Figure 11: two SPADE-normalised 3x3 convolutions and a shortcut, learned if channels change;
+    the convolutions are under spectral norm."""
 
-    spectral: spectral norm on the convolutions, as in the official generator.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        semantic_nc: int,
-        hidden: int,
-        norm: Norm,
-        spectral: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, semantic_nc: int, hidden: int) -> None:
         super().__init__()
         middle = min(in_channels, out_channels)
         self.learned_shortcut = in_channels != out_channels
         self.conv_0 = nn.Conv2d(in_channels, middle, 3, padding=1)
         self.conv_1 = nn.Conv2d(middle, out_channels, 3, padding=1)
-        self.norm_0 = SPADE(in_channels, semantic_nc, hidden, norm)
-        self.norm_1 = SPADE(middle, semantic_nc, hidden, norm)
+        self.norm_0 = SPADE(in_channels, semantic_nc, hidden)
+        self.norm_1 = SPADE(middle, semantic_nc, hidden)
         if self.learned_shortcut:
             self.conv_s = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-            self.norm_s = SPADE(in_channels, semantic_nc, hidden, norm)
-        if spectral:
-            # Not torch.nn.utils.parametrizations: its keys are not those of the checkpoints.
-            for name in ("conv_0", "conv_1", "conv_s"):
-                if hasattr(self, name):
-                    spectral_norm(getattr(self, name))
+            self.norm_s = SPADE(in_channels, semantic_nc, hidden)
+        # Not torch.nn.utils.parametrizations: its keys are not those of the checkpoints.
+        for name in ("conv_0", "conv_1", "conv_s"):
+            if hasattr(self, name):
+                spectral_norm(getattr(self, name))
 
     def forward(self, x: Tensor, segmap: Tensor) -> Tensor:
         """x [B,in_channels,h,w], segmap [B,semantic_nc,H,W] of any size -> [B,out_channels,h,w]."""
@@ -94,26 +59,16 @@ class SPADEResnetBlock(nn.Module):
         return shortcut + x
 
 
-class SPADETrunk(nn.Module):
-    """Figure 12 without its last layer: a segmap in, `width` channels at full size out.
+class SPADEGenerator(nn.Module):
+    """Figure 12: segmap with edge channel -> image; 93.048 M parameters at the official size
+    (36, 64, 128).
 
-    size: (height, width) of the output in pixels, multiples of 32. The latent map is 64 times
+    size: (height, width) of the image in pixels, multiples of 32. The latent map is 64 times
     smaller where both are multiples of 64 (the official num_upsampling_layers=more), else 32
     times (normal). Raises ValueError on another size.
     """
 
-    checkpointing = False
-    """Whether blocks compute their activations again in the backward pass."""
-
-    def __init__(
-        self,
-        semantic_nc: int,
-        width: int,
-        hidden: int,
-        size: tuple[int, int],
-        norm: Norm,
-        spectral: bool,
-    ) -> None:
+    def __init__(self, semantic_nc: int, width: int, hidden: int, size: tuple[int, int]) -> None:
         super().__init__()
         if size[0] % 32 or size[1] % 32 or min(size) <= 0:
             raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
@@ -123,9 +78,7 @@ class SPADETrunk(nn.Module):
         self.latent_size = (size[0] // smaller, size[1] // smaller)
 
         def block(inputs: int, outputs: int) -> SPADEResnetBlock:
-            return SPADEResnetBlock(
-                inputs * width, outputs * width, semantic_nc, hidden, norm, spectral
-            )
+            return SPADEResnetBlock(inputs * width, outputs * width, semantic_nc, hidden)
 
         self.fc = nn.Conv2d(semantic_nc, 16 * width, 3, padding=1)
         self.head_0 = block(16, 16)
@@ -135,43 +88,18 @@ class SPADETrunk(nn.Module):
         self.up_1 = block(8, 4)
         self.up_2 = block(4, 2)
         self.up_3 = block(2, 1)
-
-    def features(self, segmap: Tensor) -> Tensor:
-        """segmap [B,semantic_nc,H,W] -> [B,width,height,width of `size`], after a leaky ReLU."""
-        x = self.fc(F.interpolate(segmap, size=self.latent_size, mode="nearest"))
-        x = self._run(self.head_0, x, segmap)
-        x = self._run(self.G_middle_0, _double(x), segmap)
-        x = self._run(self.G_middle_1, _double(x) if self.six_doublings else x, segmap)
-        for block in (self.up_0, self.up_1, self.up_2, self.up_3):
-            x = self._run(block, _double(x), segmap)
-        return F.leaky_relu(x, 0.2)
-
-    def _run(self, block: nn.Module, x: Tensor, segmap: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, x, segmap, use_reentrant=False)
-            return again
-        result: Tensor = block(x, segmap)
-        return result
-
-
-class SPADEGenerator(SPADETrunk):
-    """Segmap with edge channel -> image; 93.048 M parameters at the official size (36, 64, 128)."""
-
-    def __init__(
-        self,
-        semantic_nc: int,
-        width: int,
-        hidden: int,
-        size: tuple[int, int],
-        spectral: bool = True,
-    ) -> None:
-        super().__init__(semantic_nc, width, hidden, size, norm="batch", spectral=spectral)
         self.conv_img = nn.Conv2d(width, 3, 3, padding=1)
         initialize_gan(self)
 
     def forward(self, segmap: Tensor) -> Tensor:
         """segmap float [B,semantic_nc,H,W], one-hot or soft -> image [B,3,*size] in [-1,1]."""
-        return torch.tanh(self.conv_img(self.features(segmap)))
+        x = self.fc(F.interpolate(segmap, size=self.latent_size, mode="nearest"))
+        x = self.head_0(x, segmap)
+        x = self.G_middle_0(_double(x), segmap)
+        x = self.G_middle_1(_double(x) if self.six_doublings else x, segmap)
+        for block in (self.up_0, self.up_1, self.up_2, self.up_3):
+            x = block(_double(x), segmap)
+        return torch.tanh(self.conv_img(F.leaky_relu(x, 0.2)))
 
 
 def initialize_gan(network: nn.Module) -> None:

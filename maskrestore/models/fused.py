@@ -1,0 +1,221 @@
+"""The SPADE form with few operations and little to remember for the backward pass.
+
+Computes what models/spade.py does, and holds the weights the other way round: of each block's
+SPADEs the first convolutions (same input, same size) are one, and each gamma and beta are one. The
+trained mask generator and the frozen image generator are both built of it.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from maskrestore.models.winograd import Conv3x3
+
+SLOPE = 0.2
+"""Of the leaky ReLUs."""
+
+
+class FusedBlock(nn.Module):
+    """SPADEResnetBlock (figure 11). `modulation_*`: [gamma + 1, beta] of a SPADE in one.
+
+    frozen: the norms stand in the modulations, and x is left as it is (models/frozen.py). Behind a
+    learned shortcut comes no activation, so that its beta and its 1x1 convolution are one, which
+    conv_1 takes in as further input channels. Otherwise x is normalised by instance.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, semantic_nc: int, hidden: int, frozen: bool
+    ) -> None:
+        super().__init__()
+        middle = min(in_channels, out_channels)
+        self.frozen, self.learned_shortcut = frozen, in_channels != out_channels
+        self.num_spades = 3 if self.learned_shortcut else 2
+        further = hidden if frozen and self.learned_shortcut else 0
+        self.shared = Conv3x3(semantic_nc, self.num_spades * hidden)
+        self.modulation_0 = Conv3x3(hidden, 2 * in_channels)
+        self.modulation_1 = Conv3x3(hidden, 2 * middle)
+        self.conv_0 = Conv3x3(in_channels, middle)
+        self.conv_1 = Conv3x3(middle + further, out_channels)
+        if self.learned_shortcut:
+            self.modulation_s = Conv3x3(hidden, in_channels if frozen else 2 * in_channels)
+            self.conv_s = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        if not frozen:
+            with torch.no_grad():
+                for name, bias in self.named_parameters():
+                    if name.startswith("modulation") and name.endswith("bias"):
+                        bias[: len(bias) // 2] += 1  # of the scale, which is 1 + gamma
+
+    def forward(self, x: Tensor, segmap: Tensor, doubled: bool) -> Tensor:
+        """x [B,in_channels,h,w] (half of that if doubled: every pixel of it then stands for 2x2),
+        segmap [B,semantic_nc,h,w] -> [B,out_channels,h,w]."""
+        hidden = _SplitReLU.apply(self.shared(segmap), self.num_spades, not self.frozen)
+        modulations = [self.modulation_0(hidden[0])]
+        if self.learned_shortcut:
+            modulations.append(self.modulation_s(hidden[2]))
+        y, *rest = modulated(self._normalized(x), doubled, modulations)
+        y = self.conv_0(y)
+        [y] = modulated(self._normalized(y), False, [self.modulation_1(hidden[1])])
+        if self.learned_shortcut:
+            shortcut = self.conv_s(rest[0])
+            if self.frozen:
+                y = torch.cat([y, hidden[2]], 1)
+        else:
+            shortcut = double(x) if doubled else x
+        result: Tensor = self.conv_1(y) + shortcut
+        return result
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        # nn.InstanceNorm2d refuses a 1x1 map, the latent one of a 64x64 image.
+        return x if self.frozen else torch.group_norm(x, x.shape[1], eps=1e-5)
+
+
+class FusedTrunk(nn.Module):
+    """SPADETrunk (figure 12 without its last layer) of FusedBlocks.
+
+    size: (height, width) of the output in pixels, multiples of 32. The latent map is 64 times
+    smaller where both are multiples of 64, else 32 times. Raises ValueError on another size.
+    checkpointing: compute each block's activations again in the backward pass rather than keep them
+    (Chen et al. 2016): less memory, more time, the same gradient.
+    """
+
+    def __init__(
+        self,
+        semantic_nc: int,
+        width: int,
+        hidden: int,
+        size: tuple[int, int],
+        frozen: bool,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if size[0] % 32 or size[1] % 32 or min(size) <= 0:
+            raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
+        self.size, self.checkpointing = size, checkpointing
+        self.six_doublings = size[0] % 64 == 0 and size[1] % 64 == 0
+
+        def block(inputs: int, outputs: int) -> FusedBlock:
+            return FusedBlock(inputs * width, outputs * width, semantic_nc, hidden, frozen)
+
+        self.fc = Conv3x3(semantic_nc, 16 * width)
+        self.head_0 = block(16, 16)
+        self.G_middle_0 = block(16, 16)
+        self.G_middle_1 = block(16, 16)
+        self.up_0 = block(16, 8)
+        self.up_1 = block(8, 4)
+        self.up_2 = block(4, 2)
+        self.up_3 = block(2, 1)
+
+    def features(self, segmap: Tensor) -> Tensor:
+        """segmap [B,semantic_nc,H,W] -> [B,width,height,width of `size`], after a leaky ReLU."""
+        smaller = self._sizes(segmap)
+        x = self.fc(smaller.pop())
+        x = self._run(self.head_0, x, smaller.pop(), doubled=False)
+        x = self._run(self.G_middle_0, x, smaller.pop(), doubled=True)
+        x = self._run(self.G_middle_1, x, smaller.pop(), doubled=self.six_doublings)
+        for block in (self.up_0, self.up_1, self.up_2, self.up_3):
+            x = self._run(block, x, smaller.pop(), doubled=True)
+        return F.leaky_relu(x, SLOPE)
+
+    def _sizes(self, segmap: Tensor) -> list[Tensor]:
+        """What each block sees, the largest first, each made of the one before.
+
+        nearest takes the top left pixel of each block; the public weights were trained with that.
+        """
+        if segmap.shape[2:] != self.size:
+            segmap = F.interpolate(segmap, size=self.size, mode="nearest")
+        sizes = [segmap]
+        for _ in range(6 if self.six_doublings else 5):
+            segmap = segmap[..., ::2, ::2]
+            sizes.append(segmap)
+        if not self.six_doublings:  # G_middle_1 is of G_middle_0's size
+            sizes.insert(-2, sizes[-2])
+        return [*sizes, sizes[-1]]
+
+    def _run(self, block: nn.Module, x: Tensor, segmap: Tensor, doubled: bool) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, x, segmap, doubled, use_reentrant=False)
+            return again
+        result: Tensor = block(x, segmap, doubled)
+        return result
+
+
+def modulated(x: Tensor, doubled: bool, modulations: list[Tensor]) -> tuple[Tensor, ...]:
+    """x * scale + shift for each modulation [scale, shift] [B,2C,h,w], or x * scale for one of
+    [B,C,h,w]. A leaky ReLU follows the first.
+
+    x [B,C,h,w], or half as high and wide if doubled. The results are of the modulations' dtype.
+    """
+    results: tuple[Tensor, ...] = _Modulated.apply(
+        x.to(modulations[0].dtype), doubled, *modulations
+    )
+    return results
+
+
+def double(x: Tensor) -> Tensor:
+    """Each pixel becomes 2x2 equal ones."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class _Modulated(torch.autograd.Function):
+    """Remembers x before it is doubled, and the modulations; nothing of the results."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, doubled: bool, *modulations: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *modulations)
+        ctx.doubled = doubled
+        large = double(x) if doubled else x
+        first, *rest = (_scale_and_shift(large, modulation) for modulation in modulations)
+        return F.leaky_relu_(first, SLOPE), *rest
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, *modulations = ctx.saved_tensors
+        channels = x.shape[1]
+        large = double(x) if ctx.doubled else x
+        before = _scale_and_shift(large, modulations[0])
+        first = torch.ops.aten.leaky_relu_backward(gradients[0], before, SLOPE, False)
+        del before
+        of_modulations = []
+        of_x: Tensor | None = None
+        for gradient, modulation in zip((first, *gradients[1:]), modulations, strict=True):
+            found = torch.empty_like(modulation)
+            torch.mul(gradient, large, out=found[:, :channels])
+            if modulation.shape[1] > channels:
+                found[:, channels:] = gradient
+            of_modulations.append(found)
+            scale = modulation[:, :channels]
+            of_x = gradient * scale if of_x is None else of_x.addcmul_(gradient, scale)
+        if ctx.doubled and of_x is not None:
+            of_x = F.avg_pool2d(of_x, 2, divisor_override=1)
+        return of_x, None, *of_modulations
+
+
+def _scale_and_shift(x: Tensor, modulation: Tensor) -> Tensor:
+    channels = x.shape[1]
+    if modulation.shape[1] == channels:
+        return x * modulation
+    return torch.addcmul(modulation[:, channels:], x, modulation[:, :channels])
+
+
+class _SplitReLU(torch.autograd.Function):
+    """ReLU of [B,n*C,h,w] as n tensors. For the backward pass it keeps the results, which trained
+    convolutions keep as well, or where there are none of those a byte for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int, keep_results: bool) -> Any:
+        if x.is_contiguous():
+            results = F.relu(x).chunk(count, 1)
+        else:  # channels_last: parts of their own, or each convolution would copy its part
+            results = tuple(F.relu(part) for part in x.chunk(count, 1))
+        ctx.save_for_backward(*(results if keep_results else [r > 0 for r in results]))
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        of_x = torch.cat(gradients, 1)
+        for part, kept in zip(of_x.chunk(len(gradients), 1), ctx.saved_tensors, strict=True):
+            part.mul_(kept if kept.dtype == torch.bool else kept > 0)
+        return of_x, None, None
