@@ -24,9 +24,9 @@ from maskrestore.settings import ConfigError, Section, UserError, parse
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS = {
     "frozen": "frozen device=cpu",
-    "frozen-gpu": "frozen device=cuda",
+    "frozen-gpu": "frozen device=cuda batch_size=8",
     "step": "step device=cpu",
-    "step-gpu": "step device=cuda",
+    "step-gpu": "step device=cuda batch_size=8",
     "loader": "loader",
     "writing": "writing",
     "evaluation": "evaluation",

@@ -14,14 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.plain_spade import PlainGenerator
-from benchmarks.side_by_side import Comparison, Side, conditions, table
+from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config import Size, load_config
 from maskrestore.distributed import make_accelerator
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.models.winograd import stands_in
 from maskrestore.program import run_program, set_up_torch
 from maskrestore.settings import Section, UserError, parse
 
@@ -96,41 +95,42 @@ def main(words: Sequence[str]) -> None:
     config = parse(FrozenBenchmark, words)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: there is no GPU here")
-    precision = "fp16" if config.device == "cuda" else "bf16"
-    without_bf16 = stands_in(precision, torch.device(config.device))
-    half = "fp32 (no bf16 here)" if without_bf16 else "bf16 autocast"
-    peers = [
-        (
-            f"plain, frozen, {half}",
-            3.0 if config.device == "cuda" else 2.5,
-            (True, not without_bf16),
-        ),
-        ("plain, weight gradients on, fp32", 6.0, (False, False)),
-    ]
-    fast = Side(ours, config.device, config.shape, precision)
-    slow = [Side(plain, config.device, config.shape, *kind) for _, _, kind in peers]
-    turns: list[list[float]] = []
-    for _ in tqdm(range(config.pairs + 1), "frozen", unit="round"):
-        turns.append([side.turn()[0] for side in (fast, *slow)])
-    mine, *others = zip(*turns[1:], strict=True)  # the first one warms up
-    what = f"frozen forward + input gradient, batch {config.batch_size} of {config.size}"
-    rows = [
-        Comparison(
-            what,
-            against,
-            goal,
-            tuple(b / a for a, b in zip(mine, other, strict=True)),
-            median(mine),
-            median(other),
-            remark="ours: fp32, Winograd" if without_bf16 else f"ours: {precision}",
-        )
-        for (against, goal, _), other in zip(peers, others, strict=True)
-    ]
-    print(f"{table(rows)}\n\n{conditions(config.device)}")
-    if without_bf16:
+    place, shape, has_bf16 = config.device, config.shape, computes_bf16(config.device)
+    half = "fp16" if place == "cuda" else "bf16" if has_bf16 else "winograd"
+    sides = {
+        half: Side(ours, place, shape, half),
+        "fp32": Side(ours, place, shape, "fp32"),
+        "plain, weight gradients on, fp32": Side(plain, place, shape, False, False),
+        "plain, frozen, fp32": Side(plain, place, shape, True, False),
+    }
+    fastest = "plain, frozen, fp32"
+    if has_bf16:
+        fastest = "plain, frozen, bf16 autocast"
+        sides[fastest] = Side(plain, place, shape, True, True)
+    turns: dict[str, list[float]] = {name: [] for name in sides}
+    for number in tqdm(range(config.pairs + 1), "frozen", unit="round"):
+        for name, side in sides.items():
+            seconds, _ = side.turn()
+            if number:  # the first round warms up
+                turns[name].append(seconds)
+    rows = []
+    for mine, theirs, goal in (
+        (half, fastest, 3.0 if place == "cuda" else 2.5),
+        (half, "plain, weight gradients on, fp32", 6.0),
+        ("fp32", "plain, frozen, fp32", None),
+    ):
+        ratios = [b / a for a, b in zip(turns[mine], turns[theirs], strict=True)]
+        what = f"frozen forward + input gradient, frozen_precision={mine}"
+        values = (median(turns[mine]), median(turns[theirs]))
+        rows.append(Comparison(what, theirs, goal, tuple(ratios), *values))
+    print(
+        f"{table(rows)}\n\n{conditions(config.device)} Batch {config.batch_size} of {config.size}, "
+        f"width {WIDTH}, hidden {HIDDEN}."
+    )
+    if not has_bf16:
         print(
             "This CPU has no instructions for bf16: PyTorch computes it without the vector unit, "
-            "and a plain SPADE under bf16 autocast takes so long that it was not measured."
+            "and a plain SPADE under bf16 autocast takes so long that fp32 stands in its place."
         )
 
 

@@ -57,7 +57,7 @@ def _write_scene(piece: tuple[Path, int, int]) -> None:
 
 
 class RawCityscapes(Dataset[Tensors]):
-    """torchvision's Cityscapes, resized as DESIGN says: pictures bicubic, masks nearest.
+    """torchvision's Cityscapes, resized: pictures bicubic, masks nearest.
 
     It gives fine masks or coarse ones; the coarse file beside each is opened as it would.
     """

@@ -76,6 +76,13 @@ def table(comparisons: Iterable[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def computes_bf16(device: str) -> bool:
+    """Whether it has instructions for bf16; PyTorch computes it anywhere, if only slowly."""
+    return device == "cuda" or (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
 def conditions(device: str, packages: Iterable[str] = ()) -> str:
     """Where and with what it was measured, and by which code."""
     if device == "cuda":
@@ -115,11 +122,6 @@ class Side:
                 "one side of the comparison died, perhaps of too little memory"
             ) from error
         return seconds, peak
-
-    def close(self) -> None:
-        """End the process."""
-        self._end.close()
-        self._process.join()
 
 
 def _serve(

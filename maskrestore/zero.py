@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from maskrestore.config import RunConfig
 from maskrestore.distributed import Accelerator
 from maskrestore.engine import State, load_moments, poisoned
-from maskrestore.models.winograd import stands_in
 from maskrestore.settings import ConfigError
 
 BUCKET = 50_000_000
@@ -63,10 +62,10 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         backend = "gloo" if use_cpu else "nccl"
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    return DeepSpeedPlugin(hf_ds_config=_settings(config, num_processes, use_cpu))
+    return DeepSpeedPlugin(hf_ds_config=_settings(config, num_processes))
 
 
-def _settings(config: RunConfig, num_processes: int, use_cpu: bool) -> dict[str, Any]:
+def _settings(config: RunConfig, num_processes: int) -> dict[str, Any]:
     training, wanted = config.training, config.distributed
     parts = num_processes * training.accumulation
     zero: dict[str, Any] = {
@@ -79,9 +78,6 @@ def _settings(config: RunConfig, num_processes: int, use_cpu: bool) -> dict[str,
     if wanted.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     kinds = {"bf16": "bfloat16", "fp16": "float16"}
-    in_half = wanted.precision in kinds
-    if stands_in(wanted.precision, torch.device("cpu" if use_cpu else "cuda")):
-        in_half = False
     return {
         "train_micro_batch_size_per_gpu": training.batch_size // parts,
         "gradient_accumulation_steps": training.accumulation,
@@ -91,7 +87,7 @@ def _settings(config: RunConfig, num_processes: int, use_cpu: bool) -> dict[str,
         "zero_force_ds_cpu_optimizer": False,
         # As under DDP: operations in half precision, weights and optimizer in float32.
         "torch_autocast": {
-            "enabled": in_half,
+            "enabled": wanted.precision in kinds,
             "dtype": kinds.get(wanted.precision, "bfloat16"),
         },
         "steps_per_print": 2**62,

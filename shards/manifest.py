@@ -73,7 +73,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
 
     Record: {"fingerprint", "class_pixels", "left_out": keys of black pictures, "shard": the
     manifest's entry}, or only {"problems": lines} if input files are bad. Raises UserError if the
-    disk is full. If it was not written whole, nothing stands under the final name.
+    disk is full. If it was not written whole, nothing new stands under the final name.
     """
     fingerprint = shard.fingerprint()
     record = _finished(shard, fingerprint)

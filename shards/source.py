@@ -40,6 +40,10 @@ class Source:
     read: Callable[[Item], Sample | None]
 
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises of files that are no pictures, or would fill the memory."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What the first bytes of a picture say. size: width, height. depth: bits per channel.
@@ -60,7 +64,7 @@ def read_header(path: Path) -> Header:
             start = file.read(25)  # the signature, then IHDR: length, name, width, height, depth
             depth = start[24] if start.startswith(b"\x89PNG") else 8
             return Header(image.mode, image.size, depth)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
@@ -85,7 +89,7 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path, formats=["PNG", "JPEG"]) as image:
             image.load()
             return image
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 

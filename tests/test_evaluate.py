@@ -135,17 +135,17 @@ def test_real_images_are_seen_again_when_their_features_could_be_others(
     manifest = finished_run.data.shards / "manifest.json"
     shards = json.loads(manifest.read_text())
     (shard,) = shards["splits"]["val"]["shards"]
-    plain = real_features._path(finished_run, "cpu")
+    plain = real_features._File(finished_run, "cpu").path
     with monkeypatch.context() as patch:
         code = tmp_path / "metrics.py"
         code.write_text("changed")
         patch.setattr(real_features, "CODE", [code])
         assert (num_seen(), num_seen()) == (6, 3)
     (finished_run.run / "inputs.json").write_text(json.dumps({"left_out_shards": [shard["name"]]}))
-    assert real_features._path(finished_run, "cpu") != plain
+    assert real_features._File(finished_run, "cpu").path != plain
     (finished_run.run / "inputs.json").unlink()
-    assert real_features._path(finished_run, "cuda") != plain
-    assert real_features._path(finished_run, "cpu") == plain
+    assert real_features._File(finished_run, "cuda").path != plain
+    assert real_features._File(finished_run, "cpu").path == plain
 
 
 def test_kept_features_that_are_damaged_or_cannot_be_written_cost_only_time(
@@ -153,10 +153,19 @@ def test_kept_features_that_are_damaged_or_cannot_be_written_cost_only_time(
 ) -> None:
     first = evaluate_run(finished_run, write=False)
     (path,) = kept_features(finished_run)
-    path.write_bytes(path.read_bytes()[:1000])
-    counted.clear()
-    assert evaluate_run(finished_run, write=False) == first
-    assert sum(counted) == 6
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    few = {"real": torch.zeros(2, 1280), "sha256": torch.zeros(32, dtype=torch.uint8)}
+    for spoil in (
+        lambda: path.write_bytes(whole[:1000]),
+        lambda: path.write_bytes(flipped),
+        lambda: torch.save(few, path),
+    ):
+        spoil()
+        counted.clear()
+        assert evaluate_run(finished_run, write=False) == first
+        assert sum(counted) == 6
     path.unlink()
     path.parent.rmdir()
     path.parent.write_text("in the way")

@@ -102,8 +102,10 @@ def test_draws_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_in_half_precision_its_gradient_is_as_close_as_that_of_plain_autocast() -> None:
-    """bf16 where the CPU has it, else what stands in for it (models/winograd.py)."""
+@pytest.mark.parametrize("precision", ["bf16", "winograd"])
+def test_in_less_precision_its_gradient_is_as_close_as_that_of_plain_autocast(
+    precision: str,
+) -> None:
     generator = trained_generator((64, 64))
     segmap = torch.rand(2, 6, 64, 64)
     reference = plain(generator)
@@ -112,7 +114,7 @@ def test_in_half_precision_its_gradient_is_as_close_as_that_of_plain_autocast() 
     def cosine(gradient: Tensor) -> float:
         return float(F.cosine_similarity(gradient.double().flatten(), exact.flatten(), 0))
 
-    _, ours = output_and_gradient(in_precision(FrozenGenerator(generator), "bf16"), segmap)
+    _, ours = output_and_gradient(in_precision(FrozenGenerator(generator), precision), segmap)
     with torch.autocast("cpu", torch.bfloat16):
         _, theirs = output_and_gradient(reference, segmap)
     assert 0.5 < cosine(theirs) < 1

@@ -1,6 +1,8 @@
 """Members of a sample: exact in both directions, for us and for others, or an error."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -59,3 +61,16 @@ def test_broken_bytes_are_errors_or_change_nothing(name: str) -> None:
         except OSError:
             refused += 1
     assert refused > 0.8 * len(broken)
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A whole PNG, its checksums right, whose header claims another size."""
+    data = encode_member(ARRAYS["ids"])
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
+
+
+@pytest.mark.parametrize("size", [(2**32 - 1, 2**32 - 1), (40_000, 40_000), (0, 5), (8, 5)])
+def test_a_header_that_claims_another_size_is_an_error(size: tuple[int, int]) -> None:
+    with pytest.raises(OSError, match=r"."):
+        decode_member(claiming(*size))

@@ -13,6 +13,7 @@ from tiny_runs import Words, lines_of, losses_of, run_ranks, run_train, torchrun
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import val_batches
+from maskrestore.evaluation import evaluate_run, load_mask_generator
 from maskrestore.files import lock
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
@@ -91,7 +92,7 @@ def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
     (losses["perceptual"] + losses["l1"]).backward()
     grads = {k: p.grad for k, p in objective.networks["mask_generator"].named_parameters()}
     assert all(grad is not None for grad in grads.values())
-    for name in ("conv_logits.weight", "up_3.conv_0.weight", "up_0.norm_0.mlp_gamma.weight"):
+    for name in ("conv_logits.weight", "up_3.conv_0.weight", "up_0.modulation_0.weight"):
         assert grads[name].abs().sum() > 0, name
     assert all(torch.equal(before[k], v) for k, v in frozen.state_dict().items())
     after = objective.perceptual_loss.state_dict()
@@ -184,6 +185,22 @@ def test_bf16_trains_close_to_fp32(words: Words, tmp_path: Path) -> None:
     ):
         assert bf16 == pytest.approx(fp32, rel=0.05)
         assert bf16 != fp32
+
+
+@pytest.mark.slow
+def test_winograd_trains_close_to_fp32_and_is_evaluated_so(words: Words, tmp_path: Path) -> None:
+    more = ("loss=ce_l1", "training.num_images=16")
+    train(load_config(words("fp32", *more)))
+    own = ("distributed.precision=winograd", "distributed.frozen_precision=winograd")
+    result = train(load_config(words("winograd", *more, *own)))
+    assert result["protocol"]["precision"] == "winograd"
+    both = zip(losses_of(tmp_path / "fp32"), losses_of(tmp_path / "winograd"), strict=True)
+    for (_, fp32), (_, fast) in both:
+        assert fast == pytest.approx(fp32, rel=2e-3)
+    assert losses_of(tmp_path / "fp32") != losses_of(tmp_path / "winograd")
+    again = evaluate_run(load_config(words("winograd", *more, *own)), write=False)
+    assert again["accu"] == result["metrics"]["accu"]
+    assert load_mask_generator(load_config(words("winograd", *more, *own))).conv_logits.winograd
 
 
 @pytest.mark.slow

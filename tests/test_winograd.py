@@ -3,9 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.models.winograd import MIN_PIXELS, Conv3x3, stands_in, use_winograd
-
-CPU = torch.device("cpu")
+from maskrestore.models.winograd import MIN_PIXELS, Conv3x3, use_winograd
 
 
 def twins(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, Conv3x3]:
@@ -68,15 +66,3 @@ def test_what_needs_no_gradient_gets_none() -> None:
     assert fast.weight.grad is None
     with torch.no_grad():
         assert not fast(x).requires_grad
-
-
-@pytest.mark.parametrize("has_bf16", [False, True])
-def test_stands_in_for_half_precision_on_cpus_without_it(
-    has_bf16: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bf16)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    assert stands_in("bf16", CPU) is not has_bf16
-    assert not stands_in("fp32", CPU)
-    assert not stands_in("fp16", torch.device("cuda"))

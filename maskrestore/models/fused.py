@@ -73,7 +73,7 @@ class FusedBlock(nn.Module):
 
 
 class FusedTrunk(nn.Module):
-    """SPADETrunk (figure 12 without its last layer) of FusedBlocks.
+    """SPADEGenerator (figure 12) without its last layer, of FusedBlocks.
 
     size: (height, width) of the output in pixels, multiples of 32. The latent map is 64 times
     smaller where both are multiples of 64, else 32 times. Raises ValueError on another size.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.models.frozen import Frozen
-from maskrestore.models.winograd import stands_in, use_winograd
+from maskrestore.models.winograd import use_winograd
 
 START_EXPONENT, LOWEST_EXPONENT = 0, -10
 """log2 of the largest gradient element that enters, at first and at least. fp16 ends at 2**16, and
@@ -23,10 +23,8 @@ STEPS_UP = 1000
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
-    """A frozen network, where it stands, as its device is fastest in `precision` (fp32, bf16,
-    fp16)."""
-    device = next(network.parameters()).device
-    if stands_in(precision, device):
+    """A frozen network, where it stands, in `precision` (fp32, winograd, bf16, fp16)."""
+    if precision == "winograd":
         use_winograd(network)
         return network
     network = network.to(memory_format=torch.channels_last)

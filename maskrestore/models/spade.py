@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
+from maskrestore.models.winograd import Conv3x3
+
 
 class SPADE(nn.Module):
     """Equation 1: normalise without parameters, then scale and shift by what the segmap says."""
@@ -17,9 +19,9 @@ class SPADE(nn.Module):
     def __init__(self, channels: int, semantic_nc: int, hidden: int) -> None:
         super().__init__()
         self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
-        self.mlp_shared = nn.Sequential(nn.Conv2d(semantic_nc, hidden, 3, padding=1), nn.ReLU())
-        self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
-        self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.mlp_shared = nn.Sequential(Conv3x3(semantic_nc, hidden), nn.ReLU())
+        self.mlp_gamma = Conv3x3(hidden, channels)
+        self.mlp_beta = Conv3x3(hidden, channels)
 
     def forward(self, x: Tensor, segmap: Tensor) -> Tensor:
         """x [B,channels,h,w], segmap [B,semantic_nc,h,w] -> [B,channels,h,w]."""
@@ -37,8 +39,8 @@ class SPADEResnetBlock(nn.Module):
         super().__init__()
         middle = min(in_channels, out_channels)
         self.learned_shortcut = in_channels != out_channels
-        self.conv_0 = nn.Conv2d(in_channels, middle, 3, padding=1)
-        self.conv_1 = nn.Conv2d(middle, out_channels, 3, padding=1)
+        self.conv_0 = Conv3x3(in_channels, middle)
+        self.conv_1 = Conv3x3(middle, out_channels)
         self.norm_0 = SPADE(in_channels, semantic_nc, hidden)
         self.norm_1 = SPADE(middle, semantic_nc, hidden)
         if self.learned_shortcut:
@@ -80,7 +82,7 @@ class SPADEGenerator(nn.Module):
         def block(inputs: int, outputs: int) -> SPADEResnetBlock:
             return SPADEResnetBlock(inputs * width, outputs * width, semantic_nc, hidden)
 
-        self.fc = nn.Conv2d(semantic_nc, 16 * width, 3, padding=1)
+        self.fc = Conv3x3(semantic_nc, 16 * width)
         self.head_0 = block(16, 16)
         self.G_middle_0 = block(16, 16)
         self.G_middle_1 = block(16, 16)
@@ -88,7 +90,7 @@ class SPADEGenerator(nn.Module):
         self.up_1 = block(8, 4)
         self.up_2 = block(4, 2)
         self.up_3 = block(2, 1)
-        self.conv_img = nn.Conv2d(width, 3, 3, padding=1)
+        self.conv_img = Conv3x3(width, 3)
         initialize_gan(self)
 
     def forward(self, segmap: Tensor) -> Tensor:

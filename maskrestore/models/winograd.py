@@ -1,11 +1,10 @@
-"""3x3 convolutions by Winograd's algorithm, for CPUs that cannot compute in half precision.
+"""3x3 convolutions by Winograd's algorithm, for CPUs (distributed.precision=winograd).
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016: a tile of 6x6 outputs
 takes 5 times fewer multiplications. In float32 it rounds more (2e-5 of the largest value of a
 result), which is still 100 times closer than bf16. NNPACK, which PyTorch contains, computes it.
 """
 
-import platform
 from typing import Any
 
 import torch
@@ -16,20 +15,13 @@ MIN_PIXELS = 1024
 """On smaller maps transforming the weights takes longer than it saves."""
 
 
-def stands_in(precision: str, device: torch.device) -> bool:
-    """Whether bf16 or fp16 on `device` means float32 with Winograd's algorithm: on a CPU without
-    instructions for bf16, which would take hundreds of times longer than in fp32."""
-    if precision == "fp32" or device.type != "cpu" or not hasattr(torch, "_nnpack_available"):
-        return False
-    if platform.machine() in ("arm64", "aarch64"):
-        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return not has_bf16 and torch.backends.nnpack.is_available()
+def is_available() -> bool:
+    """Whether this PyTorch can. Asking makes NNPACK ready, which each process needs."""
+    return hasattr(torch, "_nnpack_spatial_convolution") and torch.backends.nnpack.is_available()
 
 
 def use_winograd(network: nn.Module) -> None:
-    """Compute its Conv3x3 layers so, where `stands_in`."""
+    """Compute its Conv3x3 layers so. They must be float32 on a CPU."""
     for layer in network.modules():
         if isinstance(layer, Conv3x3):
             layer.winograd = True
@@ -45,7 +37,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Conv2d."""
-        if not self.winograd or x.shape[2] * x.shape[3] < MIN_PIXELS:
+        if not self.winograd or x.shape[2] * x.shape[3] < MIN_PIXELS or not len(x):
             return super().forward(x)
         y: Tensor = _Winograd.apply(x, self.weight, self.bias)
         return y
@@ -71,7 +63,7 @@ class _Winograd(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    torch.backends.nnpack.is_available()  # asking makes it ready, once in each process
+    is_available()
     # One image at a time: NNPACK's way for several takes more than twice as long.
     results = [
         torch._nnpack_spatial_convolution(one[None].contiguous(), weight, bias, [1, 1], [1, 1])
