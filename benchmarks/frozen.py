@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
-from maskrestore.config import Size, load_config
-from maskrestore.distributed import make_accelerator
+from maskrestore.config import Size
+from maskrestore.distributed import keep_freed_memory
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
@@ -49,10 +49,10 @@ class FrozenBenchmark(Section):
 def ours(device: str, shape: tuple[int, int, int, int], precision: str) -> Callable[[], object]:
     """The program's own frozen generator, in its own environment."""
     set_up_torch()
-    make_accelerator(load_config([f"distributed.device={device}"]), for_training=False)
     torch.manual_seed(0)
     generator = FrozenGenerator(SPADEGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:]))
     network = in_precision(generator.to(device), precision)
+    keep_freed_memory(torch.device(device))
     return passes(network, device, shape)
 
 

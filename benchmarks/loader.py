@@ -140,8 +140,8 @@ def measure(config: LoaderBenchmark, folder: Path) -> str:
         f"picture (the real ones: about 2.3 MB); {each:.0f} kB per sample of {HEIGHT}x{WIDTH} in "
         f"our shards. Same tensors on all sides, checked: uint8 image, int64 fine, coarse and "
         "instance mask, batches of 8, shuffled, nothing mirrored. One process held on one core, "
-        "ours with one decoding thread, the others in a DataLoader of no workers, which is the "
-        "fastest there. From opening to the last batch; files in the page cache."
+        "ours with one decoding thread, the others in a DataLoader of no "
+        "workers. From opening to the last batch; files in the page cache."
     )
 
 

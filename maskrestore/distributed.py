@@ -42,10 +42,8 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     mistakes = _mistakes(config, for_training, asked, use_cpu)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    if use_cpu:
-        _keep_freed_memory()
-        if wanted.cpu_threads:
-            torch.set_num_threads(wanted.cpu_threads)
+    if use_cpu and wanted.cpu_threads:
+        torch.set_num_threads(wanted.cpu_threads)
     # DDP sorts gradients into new buckets after its first step, which changes the order in which
     # three or more processes add them up: the first step after a resume would be rounded otherwise
     # than in an unbroken run. It does not where it is told to look for unused parameters.
@@ -79,18 +77,6 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
 def patience(config: RunConfig) -> timedelta:
     """How long processes wait for each other: as long as the watchdog, or else a day."""
     return timedelta(seconds=config.health.watchdog_seconds or 24 * 3600)
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc's malloc to keep what is freed for the next tensors. It would give large pieces
-    back to the system, which hands them out again page by page and filled with zeros: a third of
-    the time of a training step on a CPU."""
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        for threshold in (2**31 - 1, 2**25):  # older ones take 32 MiB at most
-            if libc.mallopt(-3, threshold):  # M_MMAP_THRESHOLD
-                break
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) -> list[str]:
@@ -165,6 +151,21 @@ def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.distributed.precision)
     # An autocast that is switched off must not name float32, which it does not know.
     return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Where a CPU computes, tell glibc's malloc to keep what is freed for the next tensors.
+
+    It would give large pieces back to the system, which hands them out again page by page and
+    filled with zeros: a third of the time of a training step. Call it when all is loaded, or what
+    loading has freed is kept as well.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
+    if hasattr(libc, "mallopt"):
+        for threshold in (2**31 - 1, 2**25):  # older ones take 32 MiB at most
+            if libc.mallopt(-3, threshold):  # M_MMAP_THRESHOLD
+                break
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result | None:

@@ -17,7 +17,13 @@ from maskrestore import provenance, run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, val_batches
 from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
-from maskrestore.distributed import autocast, make_accelerator, on_every_process, on_main_process
+from maskrestore.distributed import (
+    autocast,
+    keep_freed_memory,
+    make_accelerator,
+    on_every_process,
+    on_main_process,
+)
 from maskrestore.files import file_sha256, lock, write_atomically
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.manifest import read_manifest
@@ -144,6 +150,7 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         image_generator = together(lambda: _frozen_generator(config, own, device))
     elif config.trains:
         mask_generator = together(lambda: load_mask_generator(config)).to(device)
+    keep_freed_memory(device)
     metrics = evaluate(
         config,
         val_batches(

@@ -20,6 +20,7 @@ from maskrestore.distributed import (
     Ballot,
     gather_objects,
     gather_tensor,
+    keep_freed_memory,
     make_accelerator,
     on_every_process,
     on_main_process,
@@ -134,6 +135,7 @@ def _train(
     terms = [term for phase in objective.phases() for term in phase.weights]
     telemetry.begin(num_images, len(left_out), meter.phases, terms)
     batches = training_batches(config, num_images, rank, world_size, left_out)
+    keep_freed_memory(device)
     with log, watchdog, closing(batches):
         upcoming: Any = together(lambda: next(batches)) if num_images < total_images else None
         mistake: UserError | None = None

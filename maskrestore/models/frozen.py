@@ -101,7 +101,7 @@ def _folded_block(block: SPADEResnetBlock, state: dict[str, Tensor]) -> dict[str
             weight, bias = (torch.tensordot(mixing, part, 1) for part in shift)
             folded["conv_1.weight"] = torch.cat([folded["conv_1.weight"], weight], 1)
             folded["conv_1.bias"] = folded["conv_1.bias"] + bias
-            shift = [torch.empty(0, *part.shape[1:]) for part in shift]
+            shift = [part[:0] for part in shift]
         for kind, a, b in zip(("weight", "bias"), scale, shift, strict=True):
             folded[f"modulation_{end}.{kind}"] = torch.cat([a, b])
     return folded
