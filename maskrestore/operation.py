@@ -31,7 +31,8 @@ class DistributedConfig(Section):
     precision: Precision = "fp32"
     """Number format of the trained network's operations; weights and optimizer stay fp32. bf16
     pays on CPUs with instructions for it and on GPUs, fp16 needs a GPU. winograd is fp32 with a
-    faster way to convolve that rounds more, though far less than bf16: for all other CPUs."""
+    faster way to convolve that rounds more, though far less than bf16: for large networks (width
+    64) on all other CPUs."""
     frozen_precision: Precision = "fp32"
     """The same for the frozen networks (lite0 stays in fp32); in fp16 their gradient is scaled so
     that none of it is lost."""
