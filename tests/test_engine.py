@@ -93,18 +93,13 @@ def assert_bitwise(one: State, other: State) -> None:
     assert one["optimizer"]["step"] == other["optimizer"]["step"]
 
 
-DRIFT = 1e-3
-"""How far losses may be apart after a few steps, relative: one ReLU that flips by rounding in the
-second step has moved them by 3e-4. The first steps are held to 1e-6."""
-
-
 def close(one: list[float], other: list[float], rel: float) -> bool:
     """Equal within rounding, which Adam magnifies from step to step; not a number where it is."""
     return one == pytest.approx(other, rel=rel, nan_ok=True)
 
 
 @pytest.mark.parametrize("engine", ENGINES[1:])
-@pytest.mark.parametrize(("precision", "rel"), [("fp32", DRIFT), ("bf16", 3e-3)])
+@pytest.mark.parametrize(("precision", "rel"), [("fp32", 1e-4), ("bf16", 3e-3)])
 def test_all_engines_compute_the_same(
     folder: Path, engine: str, precision: str, rel: float
 ) -> None:
@@ -139,13 +134,13 @@ def test_memory_savers_change_nothing(folder: Path, engine: str) -> None:
     plain = facts(folder, f"{engine}-fp32")
     assert_bitwise(state(folder, f"{engine}-recomputed"), state(folder, f"{engine}-fp32"))
     parts = facts(folder, f"{engine}-parts")
-    assert close(parts["losses"], plain["losses"], DRIFT)
+    assert close(parts["losses"], plain["losses"], 1e-4)
     assert close(parts["norms"][:1], plain["norms"][:1], 1e-5)
     if engine in ("zero1", "zero2", "zero3"):
         offload = facts(folder, f"{engine}-offload")
-        assert close(offload["losses"], plain["losses"], DRIFT)
+        assert close(offload["losses"], plain["losses"], 1e-4)
         resumed = facts(folder, f"{engine}-offload-resumed")
-        assert close(resumed["losses"], plain["losses"][BREAK:], DRIFT)
+        assert close(resumed["losses"], plain["losses"][BREAK:], 1e-4)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -153,7 +148,7 @@ def test_an_engine_goes_on_from_the_state_of_another(folder: Path, engine: str) 
     for other in {"ddp", "zero2", "zero3"} - {engine}:
         resumed = facts(folder, f"{engine}-from-{other}")
         unbroken = facts(folder, f"{other}-fp32")
-        assert close(resumed["losses"], unbroken["losses"][BREAK:], DRIFT)
+        assert close(resumed["losses"], unbroken["losses"][BREAK:], 1e-4)
         assert state(folder, f"{engine}-from-{other}")["optimizer"]["step"] == TO - 1
 
 
@@ -183,7 +178,7 @@ def test_other_numbers_of_processes_go_on_from_the_same_state(
         resumed = facts(folder, str(job["name"]))
         source = str(job["load"]).removesuffix("-first")
         assert resumed["world"] == num_processes
-        assert close(resumed["losses"], facts(folder, source)["losses"][BREAK:], DRIFT)
+        assert close(resumed["losses"], facts(folder, source)["losses"][BREAK:], 1e-4)
         assert (
             tensors(state(folder, str(job["name"]))).keys() == tensors(state(folder, source)).keys()
         )

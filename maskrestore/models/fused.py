@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maskrestore.models.spade import doubles_six_times
 from maskrestore.models.winograd import Conv3x3
 
 SLOPE = 0.2
@@ -91,10 +92,8 @@ class FusedTrunk(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if size[0] % 32 or size[1] % 32 or min(size) <= 0:
-            raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
         self.size, self.checkpointing = size, checkpointing
-        self.six_doublings = size[0] % 64 == 0 and size[1] % 64 == 0
+        self.six_doublings = doubles_six_times(size)
 
         def block(inputs: int, outputs: int) -> FusedBlock:
             return FusedBlock(inputs * width, outputs * width, semantic_nc, hidden, frozen)

@@ -72,10 +72,8 @@ class SPADEGenerator(nn.Module):
 
     def __init__(self, semantic_nc: int, width: int, hidden: int, size: tuple[int, int]) -> None:
         super().__init__()
-        if size[0] % 32 or size[1] % 32 or min(size) <= 0:
-            raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
         self.semantic_nc, self.width, self.hidden, self.size = semantic_nc, width, hidden, size
-        self.six_doublings = size[0] % 64 == 0 and size[1] % 64 == 0
+        self.six_doublings = doubles_six_times(size)
         smaller = 64 if self.six_doublings else 32
         self.latent_size = (size[0] // smaller, size[1] // smaller)
 
@@ -102,6 +100,16 @@ class SPADEGenerator(nn.Module):
         for block in (self.up_0, self.up_1, self.up_2, self.up_3):
             x = block(_double(x), segmap)
         return torch.tanh(self.conv_img(F.leaky_relu(x, 0.2)))
+
+
+def doubles_six_times(size: tuple[int, int]) -> bool:
+    """Whether the latent map is 64 times smaller than `size` (height, width), rather than 32.
+
+    Raises ValueError if they are not multiples of 32.
+    """
+    if size[0] % 32 or size[1] % 32 or min(size) <= 0:
+        raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
+    return size[0] % 64 == 0 and size[1] % 64 == 0
 
 
 def initialize_gan(network: nn.Module) -> None:

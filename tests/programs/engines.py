@@ -33,7 +33,7 @@ def run(job: dict, folder: Path) -> None:
     words = [f"training.batch_size={BATCH}", "distributed.device=cpu", *job["words"]]
     config = load_config(words)
     accelerator = make_accelerator(config, for_training=True)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # of these weights no ReLU flips by rounding in the first steps
     checkpointing = config.distributed.activation_checkpointing
     # Wide enough that at stage 3 some weights are cut up (zero.py's persistence threshold).
     network = MaskGenerator(CLASSES, 3, 8, SIZE, checkpointing)
