@@ -46,10 +46,23 @@ def test_preemption_saves_requeues_and_goes_on(
 def hit_its_time_limit_twice(cluster: Cluster, grid: TinyGrid) -> None:
     pace = grid.folder.parent.parent / "pace"
     pace.write_text("4.0")
-    cluster.launch("submit.py", *grid.slow(pace), *two_nodes(1), "slurm.minutes=1")
-    cluster.wait(lambda: len(grid.events("ended")) == 2, 240)
+    cluster.launch("submit.py", *grid.slow(pace), *two_nodes(1))
+    for hits in (1, 2):
+        seen = grid.num_images()
+        cluster.wait(lambda seen=seen: grid.num_images() > seen)
+        let_time_run_out(cluster, job := cluster.job(grid))
+        cluster.wait(lambda hits=hits: len(grid.events("ended")) == hits, 240)
+        cluster.run("scontrol", "update", f"jobid={job}", "timelimit=20")
     pace.write_text("0.0")
-    cluster.run("scontrol", "update", f"jobid={cluster.job(grid)}", "timelimit=20")
+
+
+def let_time_run_out(cluster: Cluster, job: str) -> None:
+    """The job's next limit that leaves SLURM, which looks every 30 seconds, time to signal first:
+    a limit in place from the start may be reached before a slow machine has begun to train."""
+    shown = cluster.run("squeue", "--noheader", f"--jobs={job}", "--Format=TimeUsed")
+    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(shown.strip().split(":"))))
+    minutes = -(-(seconds + 40) // 60)
+    cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
 
 def be_requeued_while_it_saves(cluster: Cluster, grid: TinyGrid) -> None:

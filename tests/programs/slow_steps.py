@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskrestore import checkpoint, training_loop
+from launch.job import TrainJob
 
 
 def slowed(function: Callable[..., Any], variable: str) -> Callable[..., Any]:
@@ -25,9 +25,17 @@ def slowed(function: Callable[..., Any], variable: str) -> Callable[..., Any]:
     return call
 
 
-if __name__ == "__main__":
+def train_slowly(job: TrainJob) -> None:
+    # Only now, since a task that has not called TrainTask yet is to import no torch.
+    from maskrestore import checkpoint, training_loop
+
     training_loop.take_step = slowed(training_loop.take_step, "SLOW_STEP")
     checkpoint.write_atomically = slowed(checkpoint.write_atomically, "SLOW_SAVE")
+    train(job)
+
+
+if __name__ == "__main__":
+    train, TrainJob.train = TrainJob.train, train_slowly
     _, _, _, module, *words = sys.argv
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__")
