@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
-from maskrestore.config import Size
+from maskrestore.data_config import Size
 from maskrestore.distributed import keep_freed_memory
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from benchmarks import plain_step
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
-from maskrestore.config import Size, load_config
+from maskrestore.config import load_config
 from maskrestore.data import Batch
+from maskrestore.data_config import Size
 from maskrestore.distributed import keep_freed_memory, make_accelerator
 from maskrestore.engine import Engine, make_engine
 from maskrestore.evaluation import load_frozen_generator

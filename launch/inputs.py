@@ -1,6 +1,6 @@
 """What a grid needs before its first cell: the shards, in their place and as asked for."""
 
-from maskrestore.config import DataConfig, SourceConfig
+from maskrestore.data_config import DataConfig, SourceConfig
 from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.settings import ConfigError
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launch.state import ERROR
-from maskrestore.config import DataConfig, RunConfig
+from maskrestore.config import RunConfig
+from maskrestore.data_config import DataConfig
 from maskrestore.program import RESUME_STATUS, Interrupted, end_process, set_up_torch
 from maskrestore.settings import ConfigError, UserError, validate
 

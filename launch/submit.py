@@ -31,7 +31,8 @@ from launch.schedule import (
 )
 from launch.state import ERROR, State, check_unchanged, read_progress, read_state
 from launch.submission import read_submissions, withdraw
-from maskrestore.config import DataConfig, RunConfig
+from maskrestore.config import RunConfig
+from maskrestore.data_config import DataConfig
 from maskrestore.files import write_atomically
 from maskrestore.program import count_cores, run_program
 from maskrestore.result import read_result

@@ -1,4 +1,6 @@
-"""The settings of a run: defaults, units, checks. (How it is operated: operation.py.)
+"""The settings of a run: defaults, units, checks.
+
+(Of data sets: data_config.py. How it is operated: operation.py.)
 
 Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
 code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -19,94 +20,23 @@ from pydantic import (
     model_validator,
 )
 
+from maskrestore.data_config import DataConfig, Seed, split_at_commas
 from maskrestore.operation import DistributedConfig, HealthConfig, TelemetryConfig
 from maskrestore.settings import Section, parse
 
 Task = Literal["synthesis", "densify", "super_resolution"]
 Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
-Baseline = Literal["input", "fill", "realign"]
+Baseline = Literal["input", "fill", "realign", "bilinear"]
+Protocol = Literal["paper", "strict"]
+Degradation = Literal["task", "drop", "scribbles", "boundary", "labels", "mixture"]
+Condition = Literal["mask", "mask_image"]
+Relaxation = Literal["softmax", "straight_through", "gumbel"]
 Edges = Literal["argmax", "soft", "zeros", "instance"]
-SourceName = Literal["streetscenes", "cityscapes", "camvid"]
 
 
-def _height_and_width(text: str) -> str:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ValueError("write height x width in pixels, such as 256x512")
-    if int(height) % 32 or int(width) % 32:
-        raise ValueError("height and width must be multiples of 32: the generators double 5 times")
-    return text
-
-
-def _split_at_commas(value: Any) -> Any:
-    return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
-
-
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names) or "" in names:
-        raise ValueError("write each name once, with a comma between two")
-    return names
-
-
-Size = Annotated[str, AfterValidator(_height_and_width)]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_split_at_commas),
-    AfterValidator(_each_once),
-    Field(min_length=1),
-]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[tuple[Beta, Beta], BeforeValidator(_split_at_commas)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class SourceConfig(Section):
-    """Where shards come from. `shards/write.py` needs these; a run only reads the result."""
-
-    source: SourceName = "streetscenes"
-    """What to shard: procedural street scenes, or a folder in the Cityscapes or CamVid layout."""
-    root: Path | None = None
-    """Folder of the raw data set; not used by streetscenes."""
-    size: Size = "96x192"
-    """Height x width in pixels to which everything is resized; multiples of 32."""
-    splits: Names = ("train", "val")
-    """Splits to shard, as train,val (cityscapes also has train_extra, which nobody annotated
-    finely: its fine mask is its coarse one)."""
-    num_train: PositiveInt = 512
-    """Scenes drawn for train (streetscenes only)."""
-    num_val: PositiveInt = 64
-    """Scenes drawn for val (streetscenes only)."""
-    source_seed: Seed = 0
-    """Seed of the drawn scenes and of simulated coarse masks."""
-
-    @property
-    def height_width(self) -> tuple[int, int]:
-        """`size` as two integers."""
-        height, width = self.size.split("x")
-        return int(height), int(width)
-
-
-class DataConfig(SourceConfig):
-    """The shards that a run reads and how it reads them."""
-
-    shards: Path = Path("data/streetscenes")
-    """Folder of WebDataset tars with its manifest.json; with data.url, where they are kept."""
-    url: str = ""
-    """Where shards come from that are not in data.shards yet: http(s)://HOST/FOLDER, s3://BUCKET/
-    FOLDER, or a command that prints the file {}, as "pipe:aws s3 cp s3://BUCKET/{} -"."""
-    bad_shards: Literal["stop", "skip"] = "stop"
-    """A shard whose bytes are not those of the manifest stops the run, or is left out: skip reads
-    all shards once before training, so that every process leaves out the same ones."""
-    shuffle_shards: NonNegativeInt = 0
-    """Shards among which samples are shuffled at a time; 0 is all of them. A small number lets
-    a run on shards that are still to be fetched start after the first few."""
-    threads: PositiveInt = 2
-    """Decoding threads per process."""
-    prefetch_batches: PositiveInt = 4
-    """Batches decoded ahead of the training step."""
-    flip: bool = True
-    """Mirror a training sample left to right with probability 1/2."""
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(split_at_commas)]
 
 
 class DegradeConfig(Section):
@@ -115,7 +45,8 @@ class DegradeConfig(Section):
     factor: Literal[2, 4, 8, 16] = 8
     """Downsampling factor per side."""
     sampling: Literal["corner", "center"] = "corner"
-    """Pixel kept of each factor x factor block: its top left corner (the paper's) or its centre."""
+    """Pixel kept of each factor x factor block: its top left corner (the paper's) or its centre
+    (protocol=strict's)."""
 
 
 class MaskGeneratorConfig(Section):
@@ -227,8 +158,23 @@ class RunConfig(Section):
     loss: Loss = "ce_vgg_l1"
     """Terms of the restoration loss, as in the paper's columns; none trains nothing."""
     baseline: Baseline = "input"
-    """What loss=none evaluates: the input as it is, fill (nearest annotated label; densify) or
-    realign (undo the corner shift; super_resolution)."""
+    """What loss=none evaluates: the input as it is, fill (nearest annotated label; densify),
+    realign (undo the corner shift; super_resolution) or bilinear (the likeliest class of the
+    interpolated one-hot map; super_resolution)."""
+    protocol: Protocol = "paper"
+    """How the task is set and judged. paper: as the paper's figures were made, with their corner
+    sampling and all pixels. strict: sampled at the centre, no true edges, and figures over the
+    pixels of the 19 evaluated classes."""
+    degradation: Degradation = "task"
+    """What damages the mask. task: the paper's, coarse polygons or the smaller map. With
+    task=densify also drop (polygons left out), scribbles, boundary and labels (an annotator's
+    errors at borders and in names), or mixture: each sample its own, smaller maps too."""
+    condition: Condition = "mask"
+    """What the mask generator sees: the incomplete mask, or the real image too (not in the
+    paper)."""
+    relaxation: Relaxation = "softmax"
+    """What of the restored mask the image generator sees in training: class probabilities, or
+    hard classes with a gradient, the likeliest (straight_through) or drawn ones (gumbel)."""
     run: Path = Path("runs/run")
     """Folder of this run; the same command again resumes it."""
     seed: Seed = 0
@@ -247,9 +193,22 @@ class RunConfig(Section):
     health: HealthConfig = HealthConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sample_strictly(cls, values: Any) -> Any:
+        """protocol=strict sets the sampling where nothing else does."""
+        if isinstance(values, dict) and values.get("protocol") == "strict":
+            degrade = values.get("degrade", {})
+            if isinstance(degrade, dict):
+                values = values | {"degrade": {"sampling": "center"} | degrade}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        needed = {"fill": "densify", "realign": "super_resolution"}.get(self.baseline, self.task)
+        smaller = "super_resolution"
+        needed = {"fill": "densify", "realign": smaller, "bilinear": smaller}.get(
+            self.baseline, self.task
+        )
         if self.baseline != "input" and self.loss != "none":
             raise ValueError(
                 f"baseline={self.baseline} is evaluated without training, but loss={self.loss}: "
@@ -261,6 +220,13 @@ class RunConfig(Section):
             raise ValueError(
                 f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
             )
+        if self.degradation != "task" and self.task != "densify":
+            raise ValueError(
+                f"degradation={self.degradation} is for task=densify, not task={self.task}: write "
+                "degradation=task, or task=densify"
+            )
+        if self.protocol == "strict" and self.task != "synthesis":
+            self._check_strict()
         distributed = self.distributed
         if distributed.engine == "ddp" and (
             distributed.zero_stage or distributed.offload_optimizer
@@ -277,6 +243,17 @@ class RunConfig(Section):
                 "write distributed.engine=ddp"
             )
         return self
+
+    def _check_strict(self) -> None:
+        if self.generator.edges == "instance":
+            raise ValueError(
+                "protocol=strict allows no true edges: write generator.edges=argmax, soft or zeros"
+            )
+        if self.degrade.sampling == "corner":
+            raise ValueError(
+                "protocol=strict samples at the centre, but degrade.sampling=corner: leave one of "
+                "the two out"
+            )
 
     @property
     def trains(self) -> bool:

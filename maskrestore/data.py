@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from maskrestore.config import DataConfig, RunConfig
+from maskrestore.config import RunConfig
+from maskrestore.data_config import DataConfig
 from maskrestore.manifest import read_manifest
 from maskrestore.sample import Sample, decode
 from maskrestore.settings import UserError

@@ -70,6 +70,7 @@ def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
 NO_ARITHMETIC = (
     "checkpoint",
     "config",
+    "data_config",
     "drift",
     "exporter",
     "files",

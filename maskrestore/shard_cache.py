@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 from webdataset import gopen
 
-from maskrestore.config import DataConfig
+from maskrestore.data_config import DataConfig
 from maskrestore.files import sync_folder
 from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.settings import UserError

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrestore.config import SourceConfig
+from maskrestore.data_config import SourceConfig
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.sample import Sample
 from maskrestore.settings import ConfigError, UserError

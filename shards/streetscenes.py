@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrestore.config import SourceConfig
+from maskrestore.data_config import SourceConfig
 from maskrestore.labels import LABEL_ID, NUM_CLASSES
 from maskrestore.sample import Sample
 from maskrestore.settings import ConfigError

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from maskrestore.config import SourceConfig, SourceName
+from maskrestore.data_config import SourceConfig, SourceName
 from maskrestore.manifest import MANIFEST, read_manifest
 from maskrestore.program import run_program
 from maskrestore.settings import ConfigError, UserError, parse

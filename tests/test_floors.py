@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     0: {
         "config",
+        "data_config",
         "drift",
         "files",
         "labels",
@@ -44,6 +45,7 @@ FLOORS = {
 }
 TORCH_FREE = {
     "config",
+    "data_config",
     "drift",
     "files",
     "labels",
@@ -67,6 +69,7 @@ HOMES = {
     "webdataset": {"maskrestore.shard_cache"},
     "pydantic": {
         "maskrestore.config",
+        "maskrestore.data_config",
         "maskrestore.operation",
         "maskrestore.settings",
         "shards.write",
