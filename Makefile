@@ -40,11 +40,11 @@ lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for
 clean:  ## remove the environment, but no data and no runs
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# setuptools is in the lock, so that installing the project itself downloads nothing unpinned.
+# The lock is complete: --no-deps. setuptools is in it, so that installing the project itself downloads nothing unpinned.
 $(BIN)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements.txt
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
