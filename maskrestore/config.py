@@ -273,6 +273,11 @@ class RunConfig(Section):
         return (self.generator if self.task == "synthesis" else self.training).num_images
 
     @property
+    def image_channels(self) -> int:
+        """Channels of the real image that the mask generator sees: 3, or 0 with condition=mask."""
+        return 3 if self.condition == "mask_image" else 0
+
+    @property
     def terms(self) -> dict[str, float]:
         """Weight of each active term of the restoration loss: ce, perceptual, l1."""
         names = {"ce": "ce", "vgg": "perceptual", "l1": "l1"}

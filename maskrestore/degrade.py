@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskrestore.config import RunConfig
 from maskrestore.labels import UNANNOTATED
-from maskrestore.segmap import one_hot
+from maskrestore.segmap import one_hot, to_unit_range
 
 
 def nearest_downsample(label_map: Tensor, factor: int, sampling: str) -> Tensor:
@@ -51,6 +51,18 @@ def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Te
 def degraded_segmap(label_map: Tensor, valid: Tensor) -> Tensor:
     """What the mask generator sees: one-hot float [B,34,H,W], all zero where nobody annotated."""
     return one_hot(label_map) * valid
+
+
+def mask_generator_input(
+    config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor
+) -> tuple[Tensor, ...]:
+    """What the mask generator is called with: `degraded_segmap`, valid as float32 [B,1,H,W], and
+    with condition=mask_image the real image, float32 [B,3,H,W] in [-1,1].
+
+    label_map int64 [B,H,W], valid bool [B,1,H,W], image uint8 [B,3,H,W].
+    """
+    mask = degraded_segmap(label_map, valid), valid.float()
+    return (*mask, to_unit_range(image)) if config.image_channels else mask
 
 
 def fill(label_map: Tensor, valid: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maskrestore import provenance, run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, val_batches
-from maskrestore.degrade import degrade, degraded_segmap, restore_untrained
+from maskrestore.degrade import degrade, mask_generator_input, restore_untrained
 from maskrestore.distributed import (
     autocast,
     keep_freed_memory,
@@ -85,7 +85,7 @@ def evaluate(
                 edges = config.generator.edges
                 degraded, valid = degrade(config, batch.fine, batch.coarse)
                 with autocast(config, device):
-                    restored = _restore(config, degraded, valid, mask_generator)
+                    restored = _restore(config, degraded, valid, batch.image, mask_generator)
                 segmentation.update(restored, batch.fine, valid)
                 drawn |= {"input": colorize(degraded), "restored": colorize(restored)}
             if image_generator is not None:
@@ -110,12 +110,17 @@ def evaluate(
 
 
 def _restore(
-    config: RunConfig, degraded: Tensor, valid: Tensor, mask_generator: nn.Module | None
+    config: RunConfig,
+    degraded: Tensor,
+    valid: Tensor,
+    image: Tensor,
+    mask_generator: nn.Module | None,
 ) -> Tensor:
     """The complete label map, int64 [B,H,W], of a degraded one."""
     if mask_generator is None:
         return restore_untrained(config, degraded, valid)
-    restored_logits: Tensor = mask_generator(degraded_segmap(degraded, valid), valid.float())
+    seen = mask_generator_input(config, degraded, valid, image)
+    restored_logits: Tensor = mask_generator(*seen)
     return restored_logits.argmax(1)
 
 
@@ -189,7 +194,13 @@ def check_ready(config: RunConfig, with_images: bool) -> None:
 def load_mask_generator(config: RunConfig) -> MaskGenerator:
     """The mask generator that the run has trained, on the CPU. UserError if it does not fit."""
     shape, path = config.mask_generator, config.run / "mask_generator.pth"
-    network = MaskGenerator(NUM_CLASSES, shape.width, shape.hidden, config.data.height_width)
+    network = MaskGenerator(
+        NUM_CLASSES,
+        shape.width,
+        shape.hidden,
+        config.data.height_width,
+        num_further=config.image_channels,
+    )
     load_into(network, load_weights(path), path)
     if config.distributed.precision == "winograd":
         use_winograd(network)

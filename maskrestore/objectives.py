@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch
-from maskrestore.degrade import degrade, degraded_segmap
+from maskrestore.degrade import degrade, mask_generator_input
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.losses import (
     PerceptualLoss,
@@ -106,6 +106,7 @@ class Restoration(Objective):
                 shape.hidden,
                 config.data.height_width,
                 config.distributed.activation_checkpointing,
+                config.image_channels,
             )
         }
 
@@ -118,9 +119,10 @@ class Restoration(Objective):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms ce, perceptual, l1, those that are active; float scalars."""
         degraded, valid = degrade(self.config, batch.fine, batch.coarse)
+        seen = mask_generator_input(self.config, degraded, valid, batch.image)
         return restoration_losses(
             self.config.terms,
-            self.networks["mask_generator"](degraded_segmap(degraded, valid), valid.float()),
+            self.networks["mask_generator"](*seen),
             batch.fine,
             to_unit_range(batch.image),
             batch.instance,
