@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from maskrestore.config import RunConfig
-from maskrestore.labels import UNANNOTATED
+from maskrestore.labels import NUM_CLASSES, UNANNOTATED
 from maskrestore.segmap import one_hot, to_unit_range
 
 
@@ -24,8 +24,13 @@ def nearest_downsample(label_map: Tensor, factor: int, sampling: str) -> Tensor:
     height, width = label_map.shape[1:]
     if height % factor or width % factor:
         raise ValueError(f"{height}x{width} is not a multiple of factor={factor}")
-    start = 0 if sampling == "corner" else factor // 2
+    start = _first_kept(factor, sampling)
     return label_map[:, start::factor, start::factor]
+
+
+def _first_kept(factor: int, sampling: str) -> int:
+    """Row and column of the first pixel that is kept; the others follow at every factor pixels."""
+    return 0 if sampling == "corner" else factor // 2
 
 
 def nearest_upsample(label_map: Tensor, factor: int) -> Tensor:
@@ -95,10 +100,44 @@ def realign(label_map: Tensor, factor: int, sampling: str) -> Tensor:
     return padded[:, 0, shift:, shift:].long()
 
 
+def bilinear(label_map: Tensor, factor: int, sampling: str) -> Tensor:
+    """The likeliest class where the kept pixels' one-hot maps are interpolated bilinearly.
+
+    int64 [B,H,W] at full size, each kept pixel repeated over its block -> int64 [B,H,W]. Before the
+    first kept pixel and behind the last nothing changes. Of equally likely classes the lower id.
+    """
+    height, width = label_map.shape[1:]
+    start = _first_kept(factor, sampling)
+    rows = _kept_around(height, factor, start, label_map.device)
+    columns = _kept_around(width, factor, start, label_map.device)
+    # At most four classes can win, those of the kept pixels around; whole numbers tie exactly.
+    weights = torch.stack([y[:, None] * x for _, y in rows for _, x in columns])
+    restored = torch.empty_like(label_map)
+    for small, whole in zip(label_map[:, ::factor, ::factor], restored, strict=True):
+        labels = torch.stack([small[i[:, None], j] for i, _ in rows for j, _ in columns])
+        scores = torch.stack([((labels == label) * weights).sum(0) for label in labels])
+        best = (scores * NUM_CLASSES - labels).argmax(0, keepdim=True)
+        whole.copy_(labels.gather(0, best)[0])
+    return restored
+
+
+def _kept_around(
+    size: int, factor: int, start: int, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """For each pixel of a side of `size`: the kept one before it and the one behind it, int64
+    [size], each with its weight, int64 [size], both together `factor`."""
+    last = size // factor - 1
+    place = (torch.arange(size, device=device) - start).clamp(0, last * factor)
+    before, weight = place // factor, place % factor
+    return (before, factor - weight), ((before + 1).clamp(max=last), weight)
+
+
 def restore_untrained(config: RunConfig, label_map: Tensor, valid: Tensor) -> Tensor:
     """The baseline of the config applied to a degraded mask: int64 [B,H,W] -> int64 [B,H,W]."""
     if config.baseline == "fill":
         return fill(label_map, valid)
     if config.baseline == "realign":
         return realign(label_map, config.degrade.factor, config.degrade.sampling)
+    if config.baseline == "bilinear":
+        return bilinear(label_map, config.degrade.factor, config.degrade.sampling)
     return label_map

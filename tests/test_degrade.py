@@ -8,6 +8,7 @@ from PIL import Image
 
 from maskrestore.config import load_config
 from maskrestore.degrade import (
+    bilinear,
     degrade,
     fill,
     nearest_downsample,
@@ -70,6 +71,33 @@ def test_realign_takes_the_nearest_kept_pixel() -> None:
     assert torch.equal(realign(degraded, factor, "center"), degraded)
 
 
+def test_bilinear_by_hand() -> None:
+    """One row of blocks of 4: kept pixels of ids 5, 9, 7, at columns 0, 4, 8 or 2, 6, 10."""
+    label_map = nearest_upsample(torch.tensor([[[5, 9, 7]]]), 4)
+    corner = bilinear(label_map, 4, "corner")[0]
+    assert corner.tolist() == [[5, 5, 5, 9, 9, 9, 7, 7, 7, 7, 7, 7]] * 4  # ties at columns 2, 6
+    center = bilinear(label_map, 4, "center")[0]
+    assert center.tolist() == [[5, 5, 5, 5, 5, 9, 9, 9, 7, 7, 7, 7]] * 4  # ties at columns 4, 8
+
+
+@pytest.mark.parametrize("sampling", ["corner", "center"])
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_bilinear_is_the_argmax_of_the_interpolated_one_hot_map(factor: int, sampling: str) -> None:
+    small = torch.randint(0, 6, (2, 4, 6), generator=torch.Generator().manual_seed(factor))
+    kept = [np.arange(n) * factor + (0 if sampling == "corner" else factor // 2) for n in (4, 6)]
+    for label, restored in zip(
+        small.numpy(), bilinear(nearest_upsample(small, factor), factor, sampling), strict=True
+    ):
+        soft = np.eye(34)[label]  # [4,6,34]
+        soft = np.apply_along_axis(
+            lambda values: np.interp(np.arange(6 * factor), kept[1], values), 1, soft
+        )
+        soft = np.apply_along_axis(
+            lambda values: np.interp(np.arange(4 * factor), kept[0], values), 0, soft
+        )
+        assert np.array_equal(restored.numpy(), soft.argmax(-1))
+
+
 def test_fill_takes_the_nearest_annotated_label() -> None:
     coarse = blobs()
     coarse[torch.rand(coarse.shape, generator=torch.Generator().manual_seed(2)) < 0.9] = 0
@@ -92,6 +120,7 @@ def test_fill_takes_the_nearest_annotated_label() -> None:
     [
         ["task=densify", "baseline=fill"],
         ["task=super_resolution", "baseline=realign"],
+        ["task=super_resolution", "baseline=bilinear"],
         ["task=densify"],
     ],
 )
@@ -103,6 +132,7 @@ def test_the_configs_baseline_is_what_runs(words: list[str]) -> None:
     expected = {
         "fill": lambda: fill(degraded, valid),
         "realign": lambda: realign(degraded, 8, "corner"),
+        "bilinear": lambda: bilinear(degraded, 8, "corner"),
         "input": lambda: degraded,
     }[config.baseline]()
     assert torch.equal(restore_untrained(config, degraded, valid), expected)
