@@ -11,39 +11,58 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from maskrestore.config import RunConfig
+from maskrestore.damage import damage
 from maskrestore.data_config import DataConfig
 from maskrestore.manifest import read_manifest
+from maskrestore.order import seed_of, training_order
 from maskrestore.sample import Sample, decode
 from maskrestore.settings import UserError
 from maskrestore.shard_cache import fetch, fetch_manifest
 
+Plan = list[tuple[int, bool, int]]
+"""A batch before it is read: sample id, whether mirrored, position."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one size. image: uint8 [B,3,H,W]; fine, coarse, instance: int64 [B,H,W]."""
+    """Samples of one size. image: uint8 [B,3,H,W]; fine, coarse, instance: int64 [B,H,W].
+
+    positions: the images that the run had seen before each (in val: the samples before it). kinds:
+    what damaged each coarse mask, one of damage.KINDS. Both are the loader's, and empty in a batch
+    that was not read by it.
+    """
 
     keys: tuple[str, ...]
     image: Tensor
     fine: Tensor
     coarse: Tensor
     instance: Tensor
+    positions: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @classmethod
-    def collate(cls, samples: list[Sample], flips: list[bool], pin: bool = False) -> Self:
+    def collate(
+        cls,
+        samples: Sequence[Sample],
+        flips: Sequence[bool],
+        pin: bool = False,
+        positions: tuple[int, ...] = (),
+        kinds: tuple[str, ...] = (),
+    ) -> Self:
         """A batch of samples, mirrored left to right where flips says so.
 
         pin: in page-locked memory, from which a GPU copies without waiting.
@@ -66,7 +85,8 @@ class Batch:
             if name == "image":
                 mirrored = [a.transpose(2, 0, 1) for a in mirrored]
             np.stack(mirrored, out=tensor.numpy())  # turned and widened on the way
-        return cls(tuple(sample.key for sample in samples), *stacked)
+        keys = tuple(sample.key for sample in samples)
+        return cls(keys, stacked[0], stacked[1], stacked[2], stacked[3], positions, kinds)
 
     def split(self, num_parts: int) -> list[Self]:
         """Equal parts, in their order; the batch size must be a multiple of their number."""
@@ -81,10 +101,14 @@ class Batch:
         """The same batch on a device; the copy to a GPU does not wait."""
         if device.type == "cpu":
             return self
-        tensors = [getattr(self, field.name) for field in fields(self)[1:]]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         # Batches of the loader are pinned already, and are taken as they are.
-        moved = (tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
-        return type(self)(self.keys, *moved)
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 class ShardFolder:
@@ -202,38 +226,6 @@ def find_bad_shards(
     return names
 
 
-@lru_cache(maxsize=4)
-def epoch_order(
-    seed: int, epoch: int, sizes: tuple[int, ...], window: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Sample ids of one pass in their shuffled order, and which of them are mirrored."""
-    generator = np.random.default_rng([seed, epoch])
-    total = sum(sizes)
-    if not 0 < window < len(sizes):
-        return generator.permutation(total), generator.random(total) < 0.5
-    ids = np.split(np.arange(total), np.cumsum(sizes)[:-1])
-    shards = generator.permutation(len(sizes))
-    windows = [shards[at : at + window] for at in range(0, len(sizes), window)]
-    shuffled = [generator.permutation(np.concatenate([ids[i] for i in some])) for some in windows]
-    return np.concatenate(shuffled), generator.random(total) < 0.5
-
-
-def training_order(
-    seed: int, sizes: tuple[int, ...], start: int, count: int, window: int = 0
-) -> list[tuple[int, bool]]:
-    """(sample id, mirrored) of the images number start .. start+count-1 of a run.
-
-    sizes: samples of each shard. window: shards among which samples are shuffled, after the shards
-    themselves were; 0 is all.
-    """
-    order, total = [], sum(sizes)
-    for position in range(start, start + count):
-        epoch, place = divmod(position, total)
-        ids, flips = epoch_order(seed, epoch, sizes, window)
-        order.append((int(ids[place]), bool(flips[place])))
-    return order
-
-
 def training_batches(
     config: RunConfig,
     start_image: int,
@@ -245,27 +237,39 @@ def training_batches(
     folder = open_split(config.data, "train", left_out)
     batch_size = config.training.batch_size
     share, window = batch_size // world_size, config.data.shuffle_shards
-
-    def plan() -> Iterator[list[tuple[int, bool]]]:
-        start = start_image
-        while True:
-            order = training_order(config.seed, folder.sizes, start, batch_size, window)
-            yield order[rank * share : (rank + 1) * share]
-            start += batch_size
-
     mirror = config.data.flip
-    return _prefetched(config, folder, ([(i, f and mirror) for i, f in b] for b in plan()))
+
+    def plan() -> Iterator[Plan]:
+        for start in count(start_image, batch_size):
+            order = training_order(config.seed, folder.sizes, start, batch_size, window)
+            places = [(i, flip and mirror, at) for at, (i, flip) in enumerate(order, start)]
+            yield places[rank * share : (rank + 1) * share]
+
+    def read(index: int, position: int) -> tuple[Sample, str]:
+        seed = seed_of("damage", config.seed, position)
+        return damage(folder[index], config.degradation, config.degrade.sampling, seed)
+
+    return _prefetched(config, folder, plan(), read)
 
 
 def val_batches(
     config: RunConfig, rank: int, world_size: int, left_out: Collection[str] = ()
 ) -> Generator[Batch]:
-    """This rank's share of the val split, in order; over all ranks each sample exactly once."""
+    """This rank's share of the val split, in order; over all ranks each sample exactly once.
+
+    What damages a mask depends on its sample alone: every evaluation of every run sees the same.
+    """
     folder = open_split(config.data, "val", left_out)
     mine = range(rank, len(folder), world_size)
     size = config.evaluation.batch_size
-    plan = ([(i, False) for i in mine[at : at + size]] for at in range(0, len(mine), size))
-    return _prefetched(config, folder, plan)
+    plan = ([(i, False, i) for i in mine[at : at + size]] for at in range(0, len(mine), size))
+
+    def read(index: int, _: int) -> tuple[Sample, str]:
+        sample = folder[index]
+        seed = seed_of("damage", sample.key)
+        return damage(sample, config.degradation, config.degrade.sampling, seed)
+
+    return _prefetched(config, folder, plan, read)
 
 
 def open_split(config: DataConfig, split: str, left_out: Collection[str] = ()) -> ShardFolder:
@@ -282,24 +286,27 @@ def open_split(config: DataConfig, split: str, left_out: Collection[str] = ()) -
 
 
 def _prefetched(
-    config: RunConfig, folder: ShardFolder, plan: Iterator[list[tuple[int, bool]]]
+    config: RunConfig,
+    folder: ShardFolder,
+    plan: Iterator[Plan],
+    read: Callable[[int, int], tuple[Sample, str]],
 ) -> Generator[Batch]:
-    """Batches decoded and put together by threads, a few ahead; pinned where a GPU is used.
+    """Batches read and put together by threads, a few ahead; pinned where a GPU is used.
 
-    PNG decoding and copying let other threads run.
+    read: of a sample id and a position, the sample and the kind of its damage. PNG decoding and
+    copying let other threads run.
     """
     pin = torch.cuda.is_available() and config.distributed.device != "cpu"
     # A thread that pins memory would else open the first GPU, whichever one this process uses.
     begin = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin else None
     pool = ThreadPoolExecutor(config.data.threads, "decode", begin)
-    read: Callable[[int], Sample] = folder.__getitem__
     ahead: deque[Future[Batch]] = deque()
     try:
         for batch in plan:
-            samples = [pool.submit(read, index) for index, _ in batch]
+            samples = [pool.submit(read, index, position) for index, _, position in batch]
             # Work is begun in the order of submission: whoever waits here waits for others that
             # are at work, never for what is still in the queue.
-            ahead.append(pool.submit(_collate, samples, [flip for _, flip in batch], pin))
+            ahead.append(pool.submit(_collate, samples, batch, pin))
             if len(ahead) > config.data.prefetch_batches:
                 yield ahead.popleft().result()
         while ahead:
@@ -309,5 +316,7 @@ def _prefetched(
         folder.close()
 
 
-def _collate(samples: list[Future[Sample]], flips: list[bool], pin: bool) -> Batch:
-    return Batch.collate([sample.result() for sample in samples], flips, pin)
+def _collate(reading: list[Future[tuple[Sample, str]]], plan: Plan, pin: bool) -> Batch:
+    samples, kinds = zip(*(sample.result() for sample in reading), strict=True)
+    _, flips, positions = zip(*plan, strict=True)
+    return Batch.collate(samples, flips, pin, positions, kinds)

@@ -7,7 +7,8 @@ import pytest
 from tiny_runs import Words, run_ranks
 
 from maskrestore.config import RunConfig, load_config
-from maskrestore.data import ShardFolder, training_order
+from maskrestore.data import ShardFolder
+from maskrestore.order import training_order
 from shards.write import WriteConfig, write_shards
 
 pytestmark = pytest.mark.slow

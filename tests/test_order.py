@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrestore.config import RunConfig, load_config
-from maskrestore.data import training_batches, training_order, val_batches
+from maskrestore.data import training_batches, val_batches
 from maskrestore.manifest import read_manifest
+from maskrestore.order import training_order
 from shards.write import WriteConfig, write_shards
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8).map(tuple)

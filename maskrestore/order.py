@@ -1,0 +1,48 @@
+"""What a run draws at random for its samples: functions of its seed and the images seen, no more.
+
+So any part of a run can be told apart from the rest: by another process, or after a resume.
+"""
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@lru_cache(maxsize=4)
+def epoch_order(
+    seed: int, epoch: int, sizes: tuple[int, ...], window: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Sample ids of one pass in their shuffled order, and which of them are mirrored."""
+    generator = np.random.default_rng([seed, epoch])
+    total = sum(sizes)
+    if not 0 < window < len(sizes):
+        return generator.permutation(total), generator.random(total) < 0.5
+    ids = np.split(np.arange(total), np.cumsum(sizes)[:-1])
+    shards = generator.permutation(len(sizes))
+    windows = [shards[at : at + window] for at in range(0, len(sizes), window)]
+    shuffled = [generator.permutation(np.concatenate([ids[i] for i in some])) for some in windows]
+    return np.concatenate(shuffled), generator.random(total) < 0.5
+
+
+def training_order(
+    seed: int, sizes: tuple[int, ...], start: int, count: int, window: int = 0
+) -> list[tuple[int, bool]]:
+    """(sample id, mirrored) of the images number start .. start+count-1 of a run.
+
+    sizes: samples of each shard. window: shards among which samples are shuffled, after the shards
+    themselves were; 0 is all.
+    """
+    order, total = [], sum(sizes)
+    for position in range(start, start + count):
+        epoch, place = divmod(position, total)
+        ids, flips = epoch_order(seed, epoch, sizes, window)
+        order.append((int(ids[place]), bool(flips[place])))
+    return order
+
+
+def seed_of(*parts: str | int) -> int:
+    """A seed of 64 bits for one draw; what it is for comes first, so that no two draws share it."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8])
