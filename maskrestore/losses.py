@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.segmap import generator_input
+from maskrestore.segmap import generator_input, relaxed_segmap
 
 
 def mask_loss(restored_logits: Tensor, label_map: Tensor) -> Tensor:
@@ -47,11 +47,14 @@ def restoration_losses(
     edges: str,
     image_generator: nn.Module | None,
     perceptual_loss: PerceptualLoss | None,
+    relaxation: str = "softmax",
+    seeds: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """The active ones of ce, perceptual and l1, unweighted: L_mask and the parts of L_image.
 
     terms: names of the active terms (RunConfig.terms). restored_logits [B,C,H,W], label_map and
-    instance int64 [B,H,W], real_image [B,3,H,W] in [-1,1]; edges as in segmap.generator_input.
+    instance int64 [B,H,W], real_image [B,3,H,W] in [-1,1]; edges as in segmap.generator_input,
+    relaxation and seeds as in segmap.relaxed_segmap.
     image_generator is not run, and may be None, where only ce is active; perceptual_loss may be
     None where perceptual is not.
     """
@@ -66,7 +69,7 @@ def restoration_losses(
         raise ValueError("the term perceptual needs a PerceptualLoss")
     # The frozen networks have a precision of their own (models/half.py).
     with torch.autocast(real_image.device.type, enabled=False):
-        restored_segmap = restored_logits.float().softmax(1)
+        restored_segmap = relaxed_segmap(restored_logits, relaxation, seeds)
         synthesized_image = image_generator(generator_input(restored_segmap, edges, instance))
         if perceptual_loss is not None and "perceptual" in terms:
             losses["perceptual"] = perceptual_loss(synthesized_image, real_image)

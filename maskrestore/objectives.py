@@ -27,6 +27,7 @@ from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import make_features
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.winograd import use_winograd
+from maskrestore.order import seed_of
 from maskrestore.segmap import generator_input, one_hot, to_unit_range
 
 
@@ -129,6 +130,8 @@ class Restoration(Objective):
             self.config.generator.edges,
             self.image_generator,
             self.perceptual_loss,
+            self.config.relaxation,
+            [seed_of("gumbel", self.config.seed, position) for position in batch.positions],
         )
 
 

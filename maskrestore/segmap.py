@@ -1,5 +1,6 @@
 """Label maps and segmentation maps: one-hot, edges, the image generator's input, colours."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -42,6 +43,34 @@ def soft_edge_map(segmap: Tensor) -> Tensor:
     from_above, from_below = F.pad(vertical, (0, 0, 1, 0)), F.pad(vertical, (0, 0, 0, 1))
     from_left, from_right = F.pad(horizontal, (1, 0)), F.pad(horizontal, (0, 1))
     return torch.stack([from_above, from_below, from_left, from_right]).amax(0)
+
+
+def relaxed_segmap(
+    restored_logits: Tensor, relaxation: str = "softmax", seeds: Sequence[int] = ()
+) -> Tensor:
+    """What of float [B,C,H,W] logits the image generator sees in training: float32 [B,C,H,W].
+
+    softmax: the probabilities. straight_through: one-hot, the likeliest class; its gradient is that
+    of the probabilities (Bengio et al. 2013). gumbel: one-hot, a class drawn from them, by the
+    straight-through Gumbel-softmax at temperature 1 (Jang et al. 2017). seeds: of the draws of each
+    sample, for gumbel alone; equal on devices of one kind.
+    """
+    logits = restored_logits.float()
+    if relaxation == "gumbel":
+        logits = logits + _gumbel_noise(logits, seeds)
+    soft = logits.softmax(1)
+    if relaxation == "softmax":
+        return soft
+    # In this order the difference is 0 to the last bit.
+    return one_hot(soft.argmax(1), soft.shape[1]) + (soft - soft.detach())
+
+
+def _gumbel_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    noise = torch.empty(like.shape, device=like.device)
+    generator = torch.Generator(like.device)
+    for of_sample, seed in zip(noise, seeds, strict=True):
+        of_sample.exponential_(generator=generator.manual_seed(seed))
+    return -noise.log()
 
 
 def generator_input(segmap: Tensor, edges: str, instance: Tensor | None = None) -> Tensor:

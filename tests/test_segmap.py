@@ -9,6 +9,7 @@ from maskrestore.segmap import (
     edge_map,
     generator_input,
     one_hot,
+    relaxed_segmap,
     soft_edge_map,
     to_uint8,
     to_unit_range,
@@ -80,3 +81,53 @@ def test_images_survive_the_trip_to_minus_one_one_and_back() -> None:
 def test_colours_are_the_benchmarks() -> None:
     shown = colorize(torch.tensor([[[7, 26]]]))
     assert shown[0, :, 0].T.tolist() == [[128, 64, 128], [0, 0, 142]]
+
+
+def some_logits(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), requires_grad=True)
+
+
+def gradient_through(segmap: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    weights = torch.rand(segmap.shape, generator=torch.Generator().manual_seed(4))
+    return torch.autograd.grad((segmap * weights).sum(), logits)[0]
+
+
+def test_straight_through_is_hard_and_has_the_gradient_of_the_softmax() -> None:
+    logits = some_logits(2, 34, 8, 16)
+    hard, soft = relaxed_segmap(logits, "straight_through"), relaxed_segmap(logits, "softmax")
+    assert torch.equal(soft, logits.softmax(1))
+    assert torch.equal(hard, one_hot(logits.argmax(1)))  # to the last bit
+    assert torch.equal(gradient_through(hard, logits), gradient_through(soft, logits))
+    broken = relaxed_segmap(torch.full((1, 34, 1, 1), float("nan")), "straight_through")
+    assert broken.isnan().all()  # and the step is told as one that is not finite
+
+
+def test_gumbel_draws_each_class_as_often_as_is_probable() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    logits = probabilities.log().view(1, 4, 1, 1).expand(2, 4, 64, 64).clone().requires_grad_()
+    drawn = relaxed_segmap(logits, "gumbel", [1, 2])
+    assert torch.equal(drawn.sum(1), torch.ones(2, 64, 64))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(drawn.mean((0, 2, 3)), probabilities, atol=0.025, rtol=0)
+    gradient = gradient_through(drawn, logits)
+    assert (gradient.abs().sum(1) > 0).float().mean() > 0.99
+    torch.testing.assert_close(gradient.sum(1), torch.zeros(2, 64, 64), atol=1e-6, rtol=0)
+
+
+def test_gumbel_draws_by_the_seeds_of_the_samples_alone() -> None:
+    logits = some_logits(4, 34, 16, 32).detach()
+    seeds = [11, 2**64 - 1, 0, 7]
+    whole = relaxed_segmap(logits, "gumbel", seeds)
+    halves = [relaxed_segmap(logits[i : i + 2], "gumbel", seeds[i : i + 2]) for i in (0, 2)]
+    assert torch.equal(torch.cat(halves), whole)
+    strided = logits.to(memory_format=torch.channels_last)
+    assert torch.equal(relaxed_segmap(strided, "gumbel", seeds), whole)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    try:
+        assert torch.equal(relaxed_segmap(logits, "gumbel", seeds), whole)
+    finally:
+        torch.set_num_threads(threads)
+    assert not torch.equal(relaxed_segmap(logits, "gumbel", [11, 5, 0, 7])[1], whole[1])
+    with pytest.raises(ValueError, match="zip"):
+        relaxed_segmap(logits, "gumbel", [1])
