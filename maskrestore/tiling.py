@@ -1,0 +1,200 @@
+"""Label maps of any size through a network of one size: cut into tiles, or shrunk as a whole.
+
+Both hand out pieces of the network's size and take their logits back in the same order. What they
+keep per pixel is a few bytes; class by class they hold only one band of the map at a time.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BAND = 64
+"""Rows that are enlarged at a time."""
+
+
+class Decision(NamedTuple):
+    """Each uint8 [H,W], on the CPU. labels: the likeliest class. confidence: its probability,
+    times 255. confidence_given: that of the class in the map that was given."""
+
+    labels: Tensor
+    confidence: Tensor
+    confidence_given: Tensor
+
+
+def decide(probabilities: Tensor, label_map: Tensor) -> Decision:
+    """float [C,H,W] that sums to 1 over C, and the given map, uint8 [H,W]."""
+    best, labels = probabilities.max(0)
+    given = probabilities.gather(0, label_map.to(probabilities.device).long()[None])[0]
+    parts = (labels, (255 * best).round(), (255 * given).round())
+    return Decision(*(part.to(torch.uint8).cpu() for part in parts))
+
+
+def nearest_indices(num_before: int, num_after: int, sampling: str = "center") -> Tensor:
+    """int64 [num_after]: the pixels that are kept when a side is resized.
+
+    sampling: center, as PIL's NEAREST, or corner, as F.interpolate(mode="nearest").
+    """
+    shift = 1 if sampling == "center" else 0
+    return (2 * torch.arange(num_after) + shift) * num_before // (2 * num_after)
+
+
+def resize_nearest(label_map: Tensor, size: tuple[int, int], sampling: str = "center") -> Tensor:
+    """[H,W] -> [*size] by `nearest_indices`."""
+    rows, columns = (
+        nearest_indices(before, after, sampling)
+        for before, after in zip(label_map.shape, size, strict=True)
+    )
+    return label_map[rows[:, None], columns]
+
+
+def tile_starts(length: int, tile: int, overlap: float, align: int = 1) -> list[int]:
+    """Where tiles of one side begin so that they cover 0..length, evenly spread.
+
+    length >= tile. Neighbours share `overlap` (0..0.5) of a tile or more, less what it takes to
+    begin at multiples of `align`, of which length - tile must be one.
+    """
+    stride = max(align, int(tile * (1 - overlap)))
+    num_strides = -(-(length - tile) // stride)
+    if num_strides == 0:
+        return [0]
+    units = (length - tile) // align
+    return [units * number // num_strides * align for number in range(num_strides + 1)]
+
+
+def tile_window(tile: int, overlap: float) -> Tensor:
+    """float32 [tile]: 1 in the middle, falling smoothly towards 0 over `overlap` of a tile."""
+    ramp = max(1, int(tile * overlap))
+    distance = (torch.arange(tile) + 0.5).minimum(tile - torch.arange(tile) - 0.5)
+    return torch.sin(torch.pi / 2 * (distance / ramp).clamp(max=1)) ** 2
+
+
+class Tiles:
+    """Overlapping tiles of a map, their logits blended by a smooth window, so that no seam shows.
+
+    label_map: uint8 [H,W], at least as large as `size`, the network's (height, width); overlap and
+    align as for `tile_starts`. The class scores held at a time span the shorter side of the map
+    and one tile of the longer.
+    """
+
+    def __init__(
+        self, label_map: Tensor, size: tuple[int, int], overlap: float, align: int = 1
+    ) -> None:
+        self._label_map, self._size = label_map, size
+        self._swapped = label_map.shape[0] > label_map.shape[1]
+        starts = [
+            tile_starts(*sides, overlap, align) for sides in zip(label_map.shape, size, strict=True)
+        ]
+        windows = [tile_window(side, overlap) for side in size]
+        across, along = (1, 0) if self._swapped else (0, 1)
+        self._places = [(a, b) for b in starts[along] for a in starts[across]]
+        self._window = windows[across][:, None] * windows[along]
+        self._across, self._along = label_map.shape[across], size[along]
+        self._length = label_map.shape[along]
+        self._scores = self._weights = torch.empty(0)
+        self._begin, self._num_added = 0, 0
+        given = label_map.T if self._swapped else label_map
+        self._given = given
+        self._decision = Decision(*(torch.zeros_like(given) for _ in range(3)))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def corners(self) -> Iterator[tuple[int, int]]:
+        """(y, x) of each tile's first pixel."""
+        return ((b, a) if self._swapped else (a, b) for a, b in self._places)
+
+    def cut(self, array: Tensor) -> Iterator[Tensor]:
+        """[...,H,W] -> each tile of it, [...,*size]."""
+        height, width = self._size
+        return (array[..., y : y + height, x : x + width] for y, x in self.corners())
+
+    def pieces(self) -> Iterator[Tensor]:
+        """uint8 [*size], in the order in which `add` wants their logits."""
+        return self.cut(self._label_map)
+
+    def add(self, logits: Tensor) -> None:
+        """float [C,*size] of the next tile, on any one device."""
+        logits = (logits.transpose(1, 2) if self._swapped else logits).float()
+        if self._num_added == 0:
+            self._window = self._window.to(logits.device)
+            shape = (self._across, self._along)
+            self._scores = logits.new_zeros(len(logits), *shape)
+            self._weights = logits.new_zeros(shape)
+        across, along = self._places[self._num_added]
+        self._advance(along)
+        rows = slice(across, across + logits.shape[1])
+        self._scores[:, rows] += logits * self._window
+        self._weights[rows] += self._window
+        self._num_added += 1
+
+    def _advance(self, to: int) -> None:
+        """Decide what no further tile touches: all before `to`, on the longer side."""
+        num = to - self._begin
+        if num == 0:
+            return
+        ours = slice(self._begin, to)
+        probabilities = (self._scores[..., :num] / self._weights[..., :num]).softmax(0)
+        for whole, part in zip(
+            self._decision, decide(probabilities, self._given[:, ours]), strict=True
+        ):
+            whole[:, ours] = part
+        for blended in (self._scores, self._weights):
+            blended[..., : self._along - num] = blended[..., num:].clone()
+            blended[..., self._along - num :] = 0
+        self._begin = to
+
+    def finish(self) -> Decision:
+        """The whole map's, when all tiles were added."""
+        self._advance(self._length)
+        return Decision(*(part.T if self._swapped else part for part in self._decision))
+
+
+class Shrunk:
+    """A map that goes through the network as a whole, shrunk (or enlarged) to its size.
+
+    label_map: uint8 [H,W]; piece: uint8 [*size], the same scene at the network's size.
+    """
+
+    def __init__(self, label_map: Tensor, piece: Tensor) -> None:
+        self._label_map, self._piece = label_map, piece
+        self._decision: Decision | None = None
+
+    def __len__(self) -> int:
+        return 1
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The one piece."""
+        return iter((self._piece,))
+
+    def add(self, logits: Tensor) -> None:
+        """float [C,*size]; its probabilities are enlarged as by F.interpolate(mode="bilinear")."""
+        probabilities = logits.float().softmax(0)
+        size = self._label_map.shape
+        bands = [
+            decide(enlarge_rows(probabilities, size, begin, band_end), self._label_map[rows])
+            for begin in range(0, size[0], BAND)
+            for band_end in [min(begin + BAND, size[0])]
+            for rows in [slice(begin, band_end)]
+        ]
+        self._decision = Decision(*(torch.cat(parts) for parts in zip(*bands, strict=True)))
+
+    def finish(self) -> Decision:
+        """The whole map's, when its logits were added."""
+        if self._decision is None:
+            raise RuntimeError("no logits were added")
+        return self._decision
+
+
+def enlarge_rows(values: Tensor, size: tuple[int, ...], begin: int, end: int) -> Tensor:
+    """Rows begin..end of F.interpolate(values, size, mode="bilinear"): [C,h,w] -> [C,rows,W]."""
+    height, width = values.shape[1], size[1]
+    at = (torch.arange(begin, end, device=values.device) + 0.5) * height / size[0] - 0.5
+    at = at.clamp(min=0)
+    above = at.floor().long()
+    below = (above + 1).clamp(max=height - 1)
+    part = (at - above)[:, None]
+    rows = values[:, above] * (1 - part) + values[:, below] * part
+    return F.interpolate(rows[None], (end - begin, width), mode="bilinear")[0]
