@@ -61,7 +61,7 @@ def let_time_run_out(cluster: Cluster, job: str) -> None:
     a limit in place from the start may be reached before a slow machine has begun to train."""
     shown = cluster.run("squeue", "--noheader", f"--jobs={job}", "--Format=TimeUsed")
     seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(shown.strip().split(":"))))
-    minutes = -(-(seconds + 40) // 60)
+    minutes = max(2, -(-(seconds + 40) // 60))  # of a single one, half may not have passed yet
     cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
 
