@@ -1,17 +1,19 @@
 """Report a grid: python launch/report.py grid=table1 [config=demo] [runs=DIR] [seeds=3]
 
-Writes table1.md, table1.tex, table1.csv and figure2.png into the grid's folder, from its run
-folders alone, at any time: cells that are not done are marked.
+Writes table1.md, table1.tex, table1.csv, figure2.png and table1.html, a page with all of it and
+more, into the grid's folder, from its run folders alone, at any time: cells that are not done are
+marked.
 """
 
 import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from launch.figure import draw_figure
 from launch.grid import CELL_KEYS, Grid, GridSettings, read_grid
+from launch.html_report import html_report
 from launch.latex import latex
 from launch.rows import Row, paper_figures, read_rows
 from launch.table import make_table, markdown
@@ -20,9 +22,17 @@ from maskrestore.program import run_program
 from maskrestore.settings import UserError, flatten
 
 
+class ReportSettings(GridSettings):
+    """The words of this program: a grid's, and its own."""
+
+    format: Literal["all", "text", "html"] = "all"
+    """What to write: text is the table as md, tex and csv and the figure as png; html is the page
+    that opens in any browser; all is both."""
+
+
 def main(words: Sequence[str]) -> int:
-    """Write the table and the figure, print the table and the paths."""
-    _, grid = read_grid(GridSettings, words)
+    """Write the table, the figure and the page, print the table and the paths."""
+    settings, grid = read_grid(ReportSettings, words)
     if not grid.folder.is_dir():
         raise UserError(
             f"{grid.folder}: nothing there to report; run the grid with `python launch/submit.py` "
@@ -30,18 +40,21 @@ def main(words: Sequence[str]) -> int:
         )
     rows = read_rows(grid)
     table = make_table(grid, rows)
-    texts = {"md": markdown(table), "tex": latex(table), "csv": flat(rows)}
-    paths = []
-    for ending, text in texts.items():
-        paths.append(grid.folder / f"{grid.name}.{ending}")
-        write_atomically(paths[-1], text.encode())
-    figure = draw_figure(grid)
-    if figure is not None:
-        paths.append(grid.folder / "figure2.png")
-        write_atomically(paths[-1], figure)
-    print(texts["md"])
-    print("\n".join(str(path) for path in paths))
-    if figure is None:
+    files: dict[str, bytes] = {}
+    if settings.format != "html":
+        texts = {"md": markdown(table), "tex": latex(table), "csv": flat(rows)}
+        files |= {f"{grid.name}.{ending}": text.encode() for ending, text in texts.items()}
+        figure = draw_figure(grid)
+        if figure is not None:
+            files["figure2.png"] = figure
+        print(texts["md"])
+    if settings.format != "text":
+        shared = [word for word in words if not word.startswith("format=")]
+        files[f"{grid.name}.html"] = html_report(grid, rows, table, shared).encode()
+    for name, content in files.items():
+        write_atomically(grid.folder / name, content)
+        print(grid.folder / name)
+    if settings.format != "html" and "figure2.png" not in files:
         print("no figure: no cell has pictures yet")
     left_out = further_seeds(grid)
     if left_out:
@@ -52,7 +65,8 @@ def main(words: Sequence[str]) -> int:
 def flat(rows: Sequence[Row]) -> str:
     """The table as CSV, a line per cell: everything its result holds, and the paper's figures.
 
-    Figures of ours are as measured (accu and IoU in 0..1); paper_accu and paper_miou are in %.
+    Figures of ours are as measured (accu and IoU in 0..1), NAME_low and NAME_high the ends of their
+    95 % intervals; paper_accu and paper_miou are in %.
     """
     records = []
     for outcome in (outcome for row in rows for outcome in row.outcomes):
@@ -64,7 +78,9 @@ def flat(rows: Sequence[Row]) -> str:
             record["loss"] = None
         paper = paper_figures(config)
         record |= dict(zip(("paper_accu", "paper_miou", "paper_fid"), paper, strict=True))
-        metrics = outcome.result.get("metrics", {})
+        metrics = dict(outcome.result.get("metrics", {}))
+        for name, (low, high) in (metrics.pop("intervals", None) or {}).items():
+            metrics |= {f"{name}_low": low, f"{name}_high": high}
         result = outcome.result.items()
         rest = {key: value for key, value in result if key not in ("metrics", *record)}
         record |= dict(flatten(metrics)) | dict(flatten(rest))
@@ -89,4 +105,4 @@ def further_seeds(grid: Grid) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", GridSettings, CELL_KEYS))
+    sys.exit(run_program(main, __doc__ or "", ReportSettings, CELL_KEYS))

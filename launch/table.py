@@ -20,6 +20,15 @@ from launch.rows import (
 DISTANCES = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": "kd_lite0"}
 """Key of an image distance -> heading of its column."""
 
+HEADLINES = {
+    "paper": {"accu": "accu", "miou19": "mIoU (19)", "miou_all": "mIoU (all ids)"},
+    "strict": {"accu19": "accu (19)", "miou19": "mIoU (19)"},
+}
+"""Protocol -> the figures that its table compares, and their headings."""
+
+COMPARED = ("accu", "accu19", "miou19")
+"""Figures in which a trained row has to beat the untrained ones."""
+
 DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 """What footnotes are numbered with."""
 
@@ -61,7 +70,7 @@ class Table:
 def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     """The table of what the run folders hold by now."""
     outcomes = [outcome for row in rows for outcome in row.outcomes]
-    found = [key for key in DISTANCES if any(row.figure(key) for row in rows)]
+    found = columns(rows)
     has_seeds = any(len(row.outcomes) > 1 for row in rows)
     lines: list[Line] = []
     footnotes: list[str] = []
@@ -72,6 +81,8 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
             footnotes.append(f"{mark} {row.name}: {remark}")
         lines.append(_line(row, rows, found, mark))
     notes = ["Distances: lower is better. accu and mIoU in %."]
+    if "accu19" in found:
+        notes.append("accu (19): over the pixels whose true class is one of the 19 evaluated ones.")
     if any("†" in field for line in lines for field in line.ours):
         trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
         notes.append(
@@ -86,7 +97,7 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
         title=f"{grid.name}: {grid.folder.name}",
         has_seeds=has_seeds,
         facts=tuple(_facts(outcomes, has_seeds)),
-        ours=("accu", "mIoU (19)", "mIoU (all ids)", *(DISTANCES[key] for key in found)),
+        ours=tuple(found.values()),
         lines=tuple(lines),
         notes=tuple(notes),
         footnotes=tuple(footnotes),
@@ -94,12 +105,35 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     )
 
 
-def _line(row: Row, rows: Sequence[Row], distances: Sequence[str], mark: str) -> Line:
-    ours = []
-    for name in ("accu", "miou19", "miou_all"):
-        weak = name != "miou_all" and not beats_untrained(row, rows, name)
-        ours.append(_percent(row.figure(name)) + (" †" if weak else ""))
-    ours += [_distance(row.figure(key)) for key in distances]
+def columns(rows: Sequence[Row]) -> dict[str, str]:
+    """Our columns, key of the figure -> heading: the protocol's, and the distances that any row
+    has. Rows of both protocols are compared as the paper does."""
+    restoring = [row for row in rows if row.config.task != "synthesis"]
+    is_strict = restoring and all(row.config.protocol == "strict" for row in restoring)
+    distances = {k: name for k, name in DISTANCES.items() if any(row.figure(k) for row in rows)}
+    return HEADLINES["strict" if is_strict else "paper"] | distances
+
+
+def is_weak(row: Row, rows: Sequence[Row], key: str) -> bool:
+    """Whether a trained row is no better than the best untrained one, in a figure that counts."""
+    return key in COMPARED and not beats_untrained(row, rows, key)
+
+
+def shown(key: str, figure: Figure | None) -> str:
+    """A figure as text, with its spread: shares in %, distances as they are."""
+    if figure is None:
+        return "-"
+    factor, decimals = 100, 1
+    if key in DISTANCES:
+        factor, decimals = 1, 1 if abs(figure.mean) >= 10 else 4
+    text = f"{factor * figure.mean:.{decimals}f}"
+    if figure.spread is None:
+        return text
+    return f"{text} ± {factor * figure.spread:.{decimals}f}"
+
+
+def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], mark: str) -> Line:
+    ours = [shown(key, row.figure(key)) + (" †" if is_weak(row, rows, key) else "") for key in keys]
     return Line(
         task=task_name(row.config),
         loss=loss_name(row.config),
@@ -183,23 +217,6 @@ def _facts(outcomes: Sequence[Outcome], has_seeds: bool) -> list[str]:
     if "lite0" in of("features"):
         facts.append("fd_lite0 and kd_lite0 are not FID and KID, and not comparable with them")
     return facts
-
-
-def _percent(figure: Figure | None) -> str:
-    return "-" if figure is None else _shown(figure, factor=100, decimals=1)
-
-
-def _distance(figure: Figure | None) -> str:
-    if figure is None:
-        return "-"
-    return _shown(figure, factor=1, decimals=1 if abs(figure.mean) >= 10 else 4)
-
-
-def _shown(figure: Figure, factor: int, decimals: int) -> str:
-    text = f"{factor * figure.mean:.{decimals}f}"
-    if figure.spread is None:
-        return text
-    return f"{text} ± {factor * figure.spread:.{decimals}f}"
 
 
 def markdown(table: Table) -> str:
