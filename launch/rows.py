@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -31,6 +31,25 @@ PAPER = {
 """Table 1 of Ahn & Sull (2021), task and loss -> accu in %, mIoU in %, FID (Cityscapes val)."""
 
 TASKS = {"synthesis": "synthesis", "densify": "densification"}
+
+DAMAGE = {
+    "drop": "polygons left out",
+    "scribbles": "scribbles",
+    "boundary": "boundary errors",
+    "labels": "label errors",
+    "mixture": "mixture",
+}
+"""degradation -> what a row of the table calls it; the task's own goes without saying."""
+
+BASELINES = {
+    "input": "input as it is",
+    "fill": "nearest label",
+    "realign": "realigned",
+    "bilinear": "bilinear",
+}
+RELAXATIONS = {"straight_through": "straight-through", "gumbel": "Gumbel"}
+EDGES = {"soft": "soft edges", "zeros": "no edges", "instance": "upper bound: true edges"}
+"""As these; softmax and argmax are the defaults."""
 
 
 @dataclass(frozen=True)
@@ -149,29 +168,58 @@ def _read_inputs(cell: Cell) -> dict[str, str]:
 
 def paper_figures(config: RunConfig) -> tuple[float | None, float | None, float | None]:
     """The paper's accu in %, mIoU in % and FID for the same experiment; None where it has none."""
-    of_paper = config.degrade.factor == 8 and config.degrade.sampling == "corner"
-    if config.baseline != "input" or (config.task == "super_resolution" and not of_paper):
+    if config.task == "synthesis":  # no mask is restored: nothing of the below is in it
+        return PAPER["synthesis", "none"]
+    if not _is_of_paper(config):
         return None, None, None
-    loss = "none" if config.task == "synthesis" else config.loss
-    return PAPER.get((config.task, loss), (None, None, None))
+    return PAPER.get((config.task, config.loss), (None, None, None))
+
+
+def _is_of_paper(config: RunConfig) -> bool:
+    default = RunConfig()
+    same = ["protocol", "degradation", "baseline"]
+    same += ["condition", "relaxation"] if config.trains else []
+    same += ["degrade"] if config.task == "super_resolution" else []
+    return (
+        all(getattr(config, name) == getattr(default, name) for name in same)
+        and config.generator.edges == default.generator.edges
+        and config.terms == RunConfig(loss=config.loss).terms
+    )
 
 
 def task_name(config: RunConfig) -> str:
-    """The task in the paper's words."""
-    return TASKS.get(config.task, f"super-resolution {config.degrade.factor}x")
+    """The task in the paper's words, and what damages the mask if it is not the paper's."""
+    name = TASKS.get(config.task, f"super-resolution {config.degrade.factor}x")
+    return f"{name} ({DAMAGE[config.degradation]})" if config.degradation in DAMAGE else name
 
 
 def loss_name(config: RunConfig) -> str:
-    """The terms in the paper's spelling. VGG is said only where it is VGG19."""
+    """The terms in the paper's spelling, and what else is not as in the paper. VGG is said only
+    where it is VGG19."""
     if config.task == "synthesis":
         return "-"
-    if config.loss == "none":
-        what = {"input": "input as it is", "fill": "nearest label", "realign": "realigned"}
-        center = ", centre-sampled" if config.degrade.sampling == "center" else ""
-        return f"none ({what[config.baseline]}{center})"
     perceptual = {"vgg19": "VGG", "lite0": "Lite0"}[config.perceptual.network]
-    names = {"ce": "CE", "vgg": perceptual, "l1": "L1"}
-    return "+".join(names[part] for part in config.loss.split("_"))
+    names = {"ce": "CE", "perceptual": perceptual, "l1": "L1"}
+    name = "+".join(
+        names[term] if weight == 1 else f"{weight:g} {names[term]}"
+        for term, weight in config.terms.items()
+    )
+    remarks = list(_variants(config))
+    if not config.trains:
+        name, remarks = "none", [BASELINES[config.baseline], *remarks]
+    return f"{name} ({', '.join(remarks)})" if remarks else name
+
+
+def _variants(config: RunConfig) -> Iterator[str]:
+    sampled = config.task == "super_resolution" or config.degradation == "mixture"
+    if sampled and config.degrade.sampling == "center" and config.protocol == "paper":
+        yield "centre-sampled"  # protocol=strict samples so everywhere
+    if config.trains and config.condition == "mask_image":
+        yield "image-conditioned"
+    if {"perceptual", "l1"} & set(config.terms) and config.relaxation in RELAXATIONS:
+        yield RELAXATIONS[config.relaxation]
+    if config.generator.edges in EDGES:
+        yield EDGES[config.generator.edges]
 
 
 def beats_untrained(row: Row, rows: Sequence[Row], metric: str) -> bool:
@@ -186,5 +234,6 @@ def beats_untrained(row: Row, rows: Sequence[Row], metric: str) -> bool:
         if not other.config.trains
         and other.config.task == row.config.task
         and other.config.degrade == row.config.degrade
+        and other.config.degradation == row.config.degradation
     ]
     return figure.mean > max((known.mean for known in untrained if known), default=0.0)

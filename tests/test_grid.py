@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.grid import Cell, GridSettings, read_grid
-from maskrestore.settings import ConfigError
+from launch.rows import loss_name, task_name
+from maskrestore.settings import CONFIGS, ConfigError
 
 
 def cells_of(*words: str) -> dict[str, Cell]:
@@ -44,8 +45,38 @@ def test_table1_holds_the_papers_rows_and_the_untrained_baselines(config: str) -
         *(("super_resolution", loss, "input", "corner") for loss in losses),
         ("densify", "none", "fill", "corner"),
         ("super_resolution", "none", "realign", "corner"),
+        ("super_resolution", "none", "bilinear", "corner"),
         ("super_resolution", "none", "input", "center"),
     }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml")))
+def test_every_grid_has_untrained_rows_beside_the_trained_and_tells_its_rows_apart(
+    name: str,
+) -> None:
+    configs = [cell.config for cell in cells_of(f"grid={name}").values()]
+    restoring = [config for config in configs if config.task != "synthesis"]
+    inputs = [(c.task, c.degradation, c.degrade) for c in restoring if not c.trains]
+    assert restoring
+    for config in restoring:
+        assert (config.task, config.degradation, config.degrade) in inputs
+    names = [(task_name(config), loss_name(config)) for config in configs]
+    assert len(set(names)) == len(names)
+
+
+def test_the_strict_protocol_is_every_rows(config: str, tmp_path: Path) -> None:
+    cells = cells_of(config, "protocol=strict").values()
+    assert {cell.config.degrade.sampling for cell in cells if cell.config.task != "synthesis"} == {
+        "center"
+    }
+    assert {loss_name(cell.config) for cell in cells if cell.config.baseline != "input"} == {
+        "none (nearest label)",
+        "none (realigned)",
+        "none (bilinear)",
+    }
+    first, second = refused(config, "grid=ablation_edges", "protocol=strict")
+    assert "cell densify-upper_bound: protocol=strict allows no true edges" in first
+    assert "cell super_resolution-upper_bound: " in second
 
 
 def test_cells_lie_in_the_folder_of_config_and_grid(config: str, tmp_path: Path) -> None:
