@@ -40,7 +40,8 @@ Betas = Annotated[tuple[Beta, Beta], BeforeValidator(split_at_commas)]
 
 
 class DegradeConfig(Section):
-    """How the incomplete mask of task=super_resolution is made from the true one."""
+    """How the incomplete mask of task=super_resolution is made from the true one (and sampling
+    also of the smaller maps of degradation=mixture)."""
 
     factor: Literal[2, 4, 8, 16] = 8
     """Downsampling factor per side."""

@@ -66,10 +66,56 @@ def test_settings_that_contradict_each_other_are_refused_with_both_values() -> N
         (["training.betas=0.9,2"], "training.betas.1: input should be less than 1, got"),
         (["seed=99999999999999999999"], "seed: input should be less than 9223372036854775808"),
         (["run="], "run=: write a value behind it"),
+        (
+            ["loss=none", "baseline=bilinear"],
+            "baseline=bilinear is for task=super_resolution, not task=densify",
+        ),
+        (
+            ["task=super_resolution", "degradation=drop"],
+            "degradation=drop is for task=densify, not task=super_resolution: write "
+            "degradation=task, or task=densify",
+        ),
+        (["task=synthesis", "degradation=mixture"], "degradation=mixture is for task=densify"),
+        (
+            ["protocol=strict", "generator.edges=instance"],
+            "protocol=strict allows no true edges: write generator.edges=argmax, soft or zeros",
+        ),
+        (
+            ["protocol=strict", "degrade.sampling=corner"],
+            "protocol=strict samples at the centre, but degrade.sampling=corner",
+        ),
     ],
 )
 def test_settings_that_could_not_work_are_refused(words: list[str], expected: str) -> None:
     assert expected in mistakes(*words)
+
+
+def test_the_strict_protocol_samples_at_the_centre_and_is_saved_so(tmp_path: Path) -> None:
+    config = load_config(["protocol=strict", "task=super_resolution", "degrade.factor=4"])
+    assert (config.degrade.sampling, config.degrade.factor) == ("center", 4)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert load_config([f"config={saved}"]) == config
+    assert load_config(["task=super_resolution"]).degrade.sampling == "corner"
+    # An image generator is trained on true edges whatever is made of it.
+    assert load_config(["protocol=strict", "task=synthesis", "generator.edges=instance"]).trains
+
+
+def test_a_run_of_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    saved, words = tmp_path / "config.yaml", ["config=demo", "task=super_resolution", "seed=3"]
+    new = ("protocol", "degradation", "condition", "relaxation")
+    lines = to_yaml(load_config(words)).splitlines(keepends=True)
+    old = [line for line in lines if line.partition(":")[0] not in new]
+    assert len(old) == len(lines) - len(new)
+    saved.write_text("".join(old))
+    assert differing_keys(read_run_config(saved), load_config(words)) == []
+    changed = [
+        f"{key}={value}" for key, value in zip(new[2:], ("mask_image", "gumbel"), strict=True)
+    ]
+    assert differing_keys(read_run_config(saved), load_config([*words, *changed])) == [
+        "condition: mask -> mask_image",
+        "relaxation: softmax -> gumbel",
+    ]
 
 
 def test_words_mean_what_they_say() -> None:
