@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.grid import Grid
 from launch.inline import NAMES, Pictures
-from launch.rows import Outcome, Row
+from launch.rows import Outcome, Row, untrained_rivals
 from launch.table import QUOTED, Line, Table, columns, is_weak, shown
 from maskrestore.labels import EVALUATED_IDS, LABELS
 
@@ -143,7 +143,7 @@ def _row(
     """A row of the grid: its figures, curves and pictures. Pictures and single samples are of the
     first of its cells that is done."""
     shown_cell = row.done[0] if row.done else None
-    rivals = [] if not row.config.trains else [other for other in rows if _is_rival(other, row)]
+    rivals = untrained_rivals(row, rows)
     return {
         "name": row.name,
         "task": line.task,
@@ -162,14 +162,6 @@ def _row(
         "samples": _samples(shown_cell) if shown_cell else [],
         "pictures": _pictures(shown_cell, pictures) if shown_cell else {},
     }
-
-
-def _is_rival(other: Row, row: Row) -> bool:
-    """Whether an untrained row is given the same input."""
-    same = ("task", "degrade", "degradation")
-    return not other.config.trains and all(
-        getattr(other.config, name) == getattr(row.config, name) for name in same
-    )
 
 
 def _best(rows: Sequence[Row], key: str) -> Row | None:
@@ -235,7 +227,7 @@ def _curves(outcome: Outcome) -> dict[str, Any]:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """The lines that can be read and say how far the run was; a run may be writing the last."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:
@@ -273,6 +265,13 @@ def _made(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(name for each in made.values() for name in each):
         values: dict[str, list[str]] = {}
         for cell, each in made.items():
-            values.setdefault(str(each.get(name)), []).append(cell)
+            values.setdefault(_said(each.get(name)), []).append(cell)
         facts.append({"name": name, "values": [[value, who] for value, who in values.items()]})
     return facts
+
+
+def _said(value: Any) -> str:
+    """A value of a fact as people say it."""
+    if value is None or value == []:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -222,18 +222,23 @@ def _variants(config: RunConfig) -> Iterator[str]:
         yield EDGES[config.generator.edges]
 
 
+def untrained_rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """The untrained rows that are given the same input as a trained one; none for an untrained."""
+    same = ("task", "degrade", "degradation")
+    return [
+        other
+        for other in rows
+        if row.config.trains
+        and not other.config.trains
+        and all(getattr(other.config, name) == getattr(row.config, name) for name in same)
+    ]
+
+
 def beats_untrained(row: Row, rows: Sequence[Row], metric: str) -> bool:
     """Whether a trained row's mean is better than every untrained one that is given the same
     input."""
     figure = row.figure(metric)
     if not row.config.trains or figure is None:
         return True
-    untrained = [
-        other.figure(metric)
-        for other in rows
-        if not other.config.trains
-        and other.config.task == row.config.task
-        and other.config.degrade == row.config.degrade
-        and other.config.degradation == row.config.degradation
-    ]
+    untrained = [other.figure(metric) for other in untrained_rivals(row, rows)]
     return figure.mean > max((known.mean for known in untrained if known), default=0.0)

@@ -391,6 +391,24 @@ def test_it_fits_a_phone_and_both_schemes_are_legible(page: Driver) -> None:
     assert len(backs) == 2
 
 
+@pytest.mark.slow
+@needs_browser
+def test_it_prints_whole_on_white(page: Driver) -> None:
+    emulate(page, 1030, "light")  # a landscape page of A4 inside its margins
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    for selector in (".scroll", "html"):
+        script = """const part = document.querySelector(arguments[0]);
+            return [part.scrollWidth, part.clientWidth]"""
+        needed, given = page.execute_script(script, selector)
+        assert needed <= given, selector
+    assert not page.find_element(By.CSS_SELECTOR, ".slider").is_displayed()
+    assert all(part.get_attribute("open") for part in page.find_elements(By.TAG_NAME, "details"))
+    body = page.find_element(By.TAG_NAME, "body")
+    assert body.value_of_css_property("background-color") == "rgba(255, 255, 255, 1)"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 FAINT = """
 const channels = (text) => text.match(/[\\d.]+/g).map(Number);
 const light = (color) => {

@@ -29,11 +29,13 @@ function showBest() {
     const [trained, untrained] = [best(true), best(false)];
     if (!trained || !untrained) return null;
     const gain = 100 * (trained.figures[key].value - untrained.figures[key].value);
+    const [one, other] = [trained.figures[key].interval, untrained.figures[key].interval];
+    const doubt = one && other && one[0] <= other[1] && other[0] <= one[1] ? "; their 95 % intervals overlap" : "";
     const word = gain > 0 ? "more than" : gain < 0 ? "less than" : "as much as";
     return h("article", { class: "card" }, h("h3", {}, task, h("span", { class: "muted" }, ` · ${report.headlines[key]}`)),
       h("p", { class: "big" }, trained.figures[key].text, h("small", {}, " %")),
       h("p", {}, sign(trained.style), ` ${nameOf(trained)}, the best trained row`),
-      h("p", { class: gain > 0 ? "gain" : "loss" }, `${gain > 0 ? "▲" : gain < 0 ? "▼" : "="} ${Math.abs(gain).toFixed(1)} ${word} the best untrained: ${untrained.loss}, ${untrained.figures[key].text} %`));
+      h("p", { class: gain > 0 ? "gain" : "loss" }, `${gain > 0 ? "▲" : gain < 0 ? "▼" : "="} ${Math.abs(gain).toFixed(1)} ${word} the best untrained: ${untrained.loss}, ${untrained.figures[key].text} %${doubt}`));
   })).filter(Boolean);
   fill(byId("best").querySelector(".cards"), cards);
   byId("best").hidden = !cards.length;
@@ -168,7 +170,8 @@ function factLine({ name, values }) {
   const most = Math.max(...values.map(([, cells]) => cells.length));
   const usual = values.find(([, cells]) => cells.length === most && most > 2);
   const text = (each) => values.length === 1 ? each[0] : `${each[0]} (${each === usual ? "all others" : each[1].join(", ")})`;
-  return h("div", { class: values.length > 1 ? "differs" : "" }, h("dt", {}, name.replace("protocol.", "")), h("dd", {}, ...values.map((each) => h("p", {}, text(each)))));
+  const inOrder = [...values.filter((each) => each !== usual), ...(usual ? [usual] : [])];
+  return h("div", { class: values.length > 1 ? "differs" : "" }, h("dt", {}, name.replace("protocol.", "")), h("dd", {}, ...inOrder.map((each) => h("p", {}, text(each)))));
 }
 
 document.addEventListener("click", (event) => { // a row's name leads to its pictures

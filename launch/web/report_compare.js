@@ -92,7 +92,7 @@ export function sampleCards(samples, row, report, look) {
     return h("article", { class: "card sample" },
       h("h4", {}, place, h("span", { class: "muted" }, ` ${sample.key}`)),
       shown.length ? h("div", { class: "strip" }, ...shown.map((kind) => h("figure", {},
-        h("img", { src: report.pictures[pictures[kind]], alt: `${report.kinds[kind]} of ${sample.key}`, class: kind === "real" ? "" : "mask", loading: "lazy" }),
+        h("img", { src: report.pictures[pictures[kind]], alt: `${report.kinds[kind]} of ${sample.key}`, class: kind === "real" ? "" : "mask" }),
         h("figcaption", { class: "muted" }, report.kinds[kind])))) : h("p", { class: "muted" }, "No pictures of it were kept."),
       h("dl", { class: "facts" }, ...[["accu", sample.accu], ["mIoU (19)", sample.miou19], ["boundary F, 3 px", sample.boundary_f3]].map(([name, value]) =>
         h("div", {}, h("dt", {}, name), h("dd", {}, percent(value))))),
