@@ -7,6 +7,7 @@ accelerate launch evaluate.py run=runs/NAME
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.drift import differing_keys, read_run_config
@@ -38,16 +39,32 @@ def main(words: Sequence[str]) -> None:
     metrics = evaluate_run(config, write=not changed)
     if os.environ.get("RANK", "0") != "0":
         return
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            percent = name.startswith(("accu", "miou"))
-            print(f"{name:17} " + (f"{100 * value:8.1f} %" if percent else f"{value:8.4g}"))
-    print(f"{'num_samples':17} {metrics['num_samples']:8}")
+    print_figures(metrics)
     if changed:
         print(f"{config.run}/result.json is left as it is, since these are other figures:")
         print(*(f"  {line}" for line in changed), sep="\n")
     else:
         print(f"{config.run}/result.json")
+
+
+def print_figures(metrics: dict[str, Any]) -> None:
+    """A line for each figure, with the ends of its interval; below, one for each kind of damage."""
+    intervals, kinds = metrics["intervals"] or {}, metrics["by_degradation"] or {}
+    for name, value in metrics.items():
+        # Distances between images are no shares, and have no interval.
+        if name in intervals:
+            low, high = intervals[name]
+            print(f"{name:17} {_percent(value):>8}   95 %: {_percent(low)} to {_percent(high)}")
+        elif isinstance(value, float):
+            print(f"{name:17} {value:8.4g}")
+    print(f"{'num_samples':17} {metrics['num_samples']:8}")
+    for kind, figures in kinds.items():
+        shares = [f"{name} {_percent(figures[name])}" for name in ("accu", "accu19", "miou19")]
+        print(f"{kind:17} {figures['num_samples']:8}   {', '.join(shares)}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 if __name__ == "__main__":

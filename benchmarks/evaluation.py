@@ -34,8 +34,9 @@ from tqdm import tqdm
 from benchmarks.side_by_side import Comparison, conditions, in_turns, table
 from maskrestore.data import Batch
 from maskrestore.degrade import fill
+from maskrestore.distances import ImageDistances
 from maskrestore.labels import UNANNOTATED
-from maskrestore.metrics import ImageDistances, SegmentationMetrics
+from maskrestore.metrics import SegmentationMetrics
 from maskrestore.models.pretrained import load_weights, save_weights
 from maskrestore.program import run_program
 from maskrestore.settings import Section, UserError, parse
@@ -77,6 +78,7 @@ class Case:
             )
             samples = list(tqdm(scenes, "drawing", config.num_images, unit="img", leave=False))
         whole = Batch.collate(samples, [False] * len(samples))
+        self.keys = whole.keys
         annotated = (whole.coarse != UNANNOTATED)[:, None]
         small = F.interpolate(whole.image.float(), scale_factor=1 / 4, mode="area")
         blurred = F.interpolate(small, (HEIGHT, WIDTH), mode="bilinear").round().byte()
@@ -106,7 +108,9 @@ class Case:
         with torch.no_grad():
             for at in range(0, self.config.num_images, self.config.batch_size):
                 part = slice(at, at + self.config.batch_size)
-                segmentation.update(self.restored[part], self.true[part], self.annotated[part])
+                segmentation.update(
+                    self.keys[part], self.restored[part], self.true[part], self.annotated[part]
+                )
                 distances.update(self.real[part], self.synthesized[part])
         self.found[name] = segmentation.compute() | distances.compute()
         if known is None:

@@ -17,6 +17,7 @@ from maskrestore import provenance, run_folder
 from maskrestore.config import RunConfig
 from maskrestore.data import Batch, open_split, val_batches
 from maskrestore.degrade import degrade, mask_generator_input, restore_untrained
+from maskrestore.distances import DISTANCE_NAMES, ImageDistances
 from maskrestore.distributed import (
     autocast,
     keep_freed_memory,
@@ -27,7 +28,7 @@ from maskrestore.distributed import (
 from maskrestore.files import file_sha256, lock, write_atomically
 from maskrestore.labels import NUM_CLASSES
 from maskrestore.manifest import read_manifest
-from maskrestore.metrics import DISTANCE_NAMES, ImageDistances, SegmentationMetrics
+from maskrestore.metrics import FIGURES, SegmentationMetrics
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
@@ -36,10 +37,10 @@ from maskrestore.models.winograd import use_winograd
 from maskrestore.pictures import Album
 from maskrestore.real_features import RealFeatures
 from maskrestore.result import read_result
-from maskrestore.segmap import colorize, generator_input, one_hot, to_uint8
+from maskrestore.segmap import generator_input, one_hot, to_uint8
 from maskrestore.settings import ConfigError
 
-SEGMENTATION_FIGURES = ("accu", "accu_annotated", "accu_unannotated", "miou19", "miou_all", "iou")
+SEGMENTATION_FIGURES = (*FIGURES, "iou", "intervals", "by_degradation")
 
 
 def evaluate(
@@ -55,16 +56,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """The figures of one row over `batches`, this process's share of the val split.
 
-    Returns, equal on every process: accu, accu_annotated, accu_unannotated, miou19, miou_all in
-    0..1, iou {class name: 0..1 or None}, the two image distances by their names, and num_samples
-    over all processes. What does not apply is None: segmentation for task=synthesis, distances
-    without an image generator. mask_generator None restores by the untrained baseline.
+    Returns, equal on every process: what SegmentationMetrics computes, the two image distances by
+    their names, and num_samples over all processes. What does not apply is None: segmentation for
+    task=synthesis, distances without an image generator. mask_generator None restores by the
+    untrained baseline.
 
     Give bare networks on `device`: a distributed wrapper's forward waits for processes that may
     have fewer batches. They are left in the mode, training or evaluation, in which they came. The
-    first evaluation.num_pictures samples seen are drawn into the folder `pictures`. `together` runs
-    the part that can fail on one process alone (distributed.on_every_process). real_features: what
-    earlier evaluations know of the real images, if `batches` are the whole val split.
+    first evaluation.num_pictures samples seen are drawn into the folder `pictures`, and as many of
+    the worst and best seen; samples.json beside it names all. `together` runs the part that can
+    fail on one process alone (distributed.on_every_process). real_features: what earlier
+    evaluations know of the real images, if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
     segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
@@ -79,22 +81,26 @@ def evaluate(
     def measure() -> None:
         bar = tqdm(batches, "evaluate", unit="batch", leave=False, disable=not show_progress)
         for batch in (batch.to(device) for batch in bar):
-            drawn = {"true_mask": colorize(batch.fine), "real": batch.image}
-            restored, edges = batch.fine, "instance"
+            drawn = {"true_mask": batch.fine.byte(), "real": batch.image}
+            restored, edges, accu = batch.fine, "instance", None
             if segmentation is not None:
                 edges = config.generator.edges
                 degraded, valid = degrade(config, batch.fine, batch.coarse)
                 with autocast(config, device):
-                    restored = _restore(config, degraded, valid, batch.image, mask_generator)
-                segmentation.update(restored, batch.fine, valid)
-                drawn |= {"input": colorize(degraded), "restored": colorize(restored)}
+                    restored, confidence = _restore(
+                        config, degraded, valid, batch.image, mask_generator
+                    )
+                kinds = batch.kinds if config.degradation == "mixture" else ()
+                segmentation.update(batch.keys, restored, batch.fine, valid, confidence, kinds)
+                accu = (restored == batch.fine).flatten(1).double().mean(1)
+                drawn |= {"input": degraded.byte(), "restored": restored.byte()}
             if image_generator is not None:
                 segmap = generator_input(one_hot(restored), edges, batch.instance)
                 drawn["synthesized"] = to_uint8(image_generator(segmap))
             if distances is not None:
                 distances.update(batch.image, drawn["synthesized"])
             if album is not None:
-                album.add(batch.keys, drawn)
+                album.add(batch.keys, drawn, accu)
         if album is not None:
             album.close()
 
@@ -104,6 +110,8 @@ def evaluate(
     for metric in (segmentation, distances):
         if metric is not None:
             metrics |= metric.compute()
+    if segmentation is not None:
+        together(partial(_write_samples, segmentation.samples, pictures))
     if distances is not None and real_features is not None:
         real_features.keep(distances.all_real)
     return metrics
@@ -115,13 +123,22 @@ def _restore(
     valid: Tensor,
     image: Tensor,
     mask_generator: nn.Module | None,
-) -> Tensor:
-    """The complete label map, int64 [B,H,W], of a degraded one."""
+) -> tuple[Tensor, Tensor | None]:
+    """The complete label map, int64 [B,H,W], of a degraded one, and the probability of each of its
+    labels, float32 [B,H,W]; None without a network."""
     if mask_generator is None:
-        return restore_untrained(config, degraded, valid)
+        return restore_untrained(config, degraded, valid), None
     seen = mask_generator_input(config, degraded, valid, image)
-    restored_logits: Tensor = mask_generator(*seen)
-    return restored_logits.argmax(1)
+    restored_logits: Tensor = mask_generator(*seen).float()
+    largest, restored = restored_logits.max(1)  # the first of equal ones, as argmax, and faster
+    return restored, (largest - restored_logits.logsumexp(1)).exp()
+
+
+def _write_samples(samples: list[dict[str, Any]], pictures: Path | None) -> None:
+    """samples.json beside the pictures; nothing on a process that draws none."""
+    if pictures is not None:
+        content = json.dumps(samples, indent=1).encode()
+        write_atomically(pictures.parent / "samples.json", content)
 
 
 @contextmanager
@@ -246,6 +263,8 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     manifest = read_manifest(config.data.shards)
     height, width = config.data.height_width
     synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
+    restores = config.trains and not synthesis
+    headline = "accu19" if config.protocol == "strict" else "accu"
     own = config.run / "generator.pth" if config.trains_generator else config.generator.path
     result = {
         "task": config.task,
@@ -255,6 +274,11 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
         "num_images": num_images,
         "metrics": metrics,
         "protocol": {
+            "protocol": config.protocol,
+            "headline": None if synthesis else f"{headline}, miou19",
+            "degradation": config.degradation,
+            "condition": config.condition if restores else None,
+            "relaxation": config.relaxation if restores else None,
             "features": config.evaluation.features,
             "edges": "instance" if synthesis else config.generator.edges,
             "masks into the generator": "true" if synthesis else "argmax",

@@ -1,210 +1,279 @@
-"""The figures of the table, on torchmetrics: accuracy, mean IoU, and distances between image sets.
+"""Figures of restored label maps, on torchmetrics: accuracy, IoU, boundaries, calibration.
 
-Each metric gathers over all processes in `compute`; processes may have seen different numbers of
-samples, or none. docs/evaluation.md gives the reason for each choice.
+Every figure is a function of sums of integers that each sample has by itself. So it can be had of
+any choice of samples: of all, of one, or of the resamples behind an interval; and it is the same to
+the last bit on any number of processes. docs/evaluation.md gives the reason for each choice.
 """
 
-from pathlib import Path
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.image.kid import poly_mmd
 from torchmetrics.utilities import dim_zero_cat
 
+from maskrestore.boundary import TOLERANCES, band, band_width, contours_met
 from maskrestore.labels import EVALUATED_IDS, LABELS, NUM_CLASSES
-from maskrestore.models.perceptual import Lite0Embedding
-from maskrestore.models.pretrained import load_weights
-from maskrestore.settings import UserError
 
-DISTANCE_NAMES = {"inception": ("fid", "kid"), "lite0": ("fd_lite0", "kd_lite0")}
-"""Names of the Frechet and kernel distance by feature network. Only Inception's are FID and KID."""
+FIGURES = (
+    "accu",
+    "accu19",
+    "accu_annotated",
+    "accu_unannotated",
+    "miou19",
+    "miou_all",
+    *(f"boundary_f{tolerance}" for tolerance in TOLERANCES),
+    "boundary_iou",
+    "ece",
+)
+"""The single numbers, 0..1; each has an interval."""
+SAMPLE_FIGURES = ("accu", "miou19", "boundary_f3")
+"""What is also told of each sample by itself."""
+KIND_FIGURES = ("accu", "accu19", "miou19")
+"""What is told of each kind of damage."""
+NUM_BINS = 15
+"""Of the confidence (Guo et al. 2017)."""
+UNIT = 2**20
+"""Confidences are summed as integers of 1 / UNIT, so that no order of summation shows."""
+NUM_RESAMPLES = 1000
+EVALUATED = list(EVALUATED_IDS)
+SHAPES = {
+    # [annotated in the input?, true id, restored id]
+    "confusion": (2, NUM_CLASSES, NUM_CLASSES),
+    # Pixels on the band of Boundary IoU: of the true mask, of the restored one, of both.
+    "bands": (3, len(EVALUATED_IDS)),
+    # [true or restored, contour pixels: met within each tolerance, then all, class]
+    "contours": (2, len(TOLERANCES) + 1, len(EVALUATED_IDS)),
+    # Pixels, correct ones, and the sum of their confidences.
+    "calibration": (3, NUM_BINS),
+}
+"""What is counted of a sample: name -> shape. A row holds them one after the other."""
+SIZES = [math.prod(shape) for shape in SHAPES.values()]
 
 
 class SegmentationMetrics(Metric):
-    """Accuracy and IoU of restored label maps, from one exact count of (true, restored) pairs."""
+    """Figures of restored label maps, with their intervals, from exact counts per sample."""
 
     full_state_update = False
-    confusion: Tensor
-    num_samples: Tensor
+    rows: list[Tensor]
+    names: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        # [annotated in the input?, true id, restored id]
-        shape = (2, NUM_CLASSES, NUM_CLASSES)
-        self.add_state("confusion", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("num_samples", torch.tensor(0), dist_reduce_fx="sum")
+        # Flat and of one dtype, because torchmetrics lets a process that saw no sample take part
+        # with an empty 1-D tensor of that dtype.
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.add_state("names", [], dist_reduce_fx="cat")  # bytes of key, 0, kind, 0
+        self.samples: list[dict[str, Any]] = []
+        """key, accu, miou19 and boundary_f3 of each sample in the order of keys, once the figures
+        are computed."""
 
-    def update(self, restored: Tensor, true: Tensor, annotated: Tensor) -> None:
-        """Count a batch. restored, true: int64 [B,H,W] ids 0..33. annotated: bool [B,1,H,W]."""
-        pairs = (annotated[:, 0].long() * NUM_CLASSES + true) * NUM_CLASSES + restored
-        counts = torch.bincount(pairs.flatten(), minlength=self.confusion.numel())
-        self.confusion += counts.view_as(self.confusion)
-        self.num_samples += len(restored)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all states."""
+        return torch.int64
+
+    def update(
+        self,
+        keys: Sequence[str],
+        restored: Tensor,
+        true: Tensor,
+        annotated: Tensor,
+        confidence: Tensor | None = None,
+        kinds: Sequence[str] = (),
+    ) -> None:
+        """Count a batch. restored, true: int64 [B,H,W] ids 0..33. annotated: bool [B,1,H,W].
+
+        confidence: float [B,H,W], the probability in 0..1 that was given to the restored class.
+        kinds: what damaged each mask, to be told apart; or nothing.
+        """
+        self.rows.append(count(restored, true, annotated, confidence).flatten())
+        named = zip(keys, kinds or [""] * len(keys), strict=True)
+        codes = b"".join(f"{key}\0{kind}\0".encode() for key, kind in named)
+        # A copy that waits for nothing: a GPU's driver takes so little along at once.
+        self.names.append(
+            torch.tensor(list(codes), dtype=torch.int64).to(true.device, non_blocking=True)
+        )
 
     def compute(self) -> dict[str, Any]:
-        """Figures in 0..1, None where there is no pixel to count.
-
-        accu: correct / all pixels, void ids being classes like any other. accu_annotated,
-        accu_unannotated: the same where the input was annotated, or not. miou19 and iou (by class
-        name): the official 19 classes and rules. miou_all: mean over all ids of the true masks.
-        num_samples: label maps counted.
+        """FIGURES in 0..1, None where there is nothing to count; iou {class name: 0..1 or None};
+        num_samples, the label maps counted; intervals {figure: [low, high]}, 95 % of resamples of
+        the samples, for each figure that is not None; by_degradation {kind: {accu, accu19, miou19,
+        num_samples}}, None without kinds. docs/evaluation.md defines them.
         """
-        unannotated, annotated = self.confusion.cpu().double()
-        confusion = unannotated + annotated
-        iou = official_iou(confusion)
-        correct = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) - correct
+        names = dim_zero_cat(self.names) if len(self.names) else torch.empty(0)
+        words = bytes(names.byte().cpu().tolist()).decode().split("\0")[:-1]
+        keys, kinds = words[::2], words[1::2]
+        counted = dim_zero_cat(self.rows).cpu() if keys else torch.empty(0)
+        # In an order that does not depend on who saw which sample.
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        rows = counted.double().view(len(keys), sum(SIZES))[order]
+        each, total = figures(rows), rows.sum(0)
+        self.samples = [
+            {"key": keys[at], **{name: number(each[name][n]) for name in SAMPLE_FIGURES}}
+            for n, at in enumerate(order)
+        ]
+        iou = official_iou(split(total)["confusion"].sum(0))
+        found = {
+            kind: rows[[kinds[at] == kind for at in order]] for kind in sorted({*kinds} - {""})
+        }
         return {
-            "accu": _accuracy(confusion),
-            "accu_annotated": _accuracy(annotated),
-            "accu_unannotated": _accuracy(unannotated),
-            "miou19": _number(iou.nanmean()),
-            "miou_all": _number((correct / union)[confusion.sum(1) > 0].mean()),
-            "iou": {LABELS[i].name: _number(iou[n]) for n, i in enumerate(EVALUATED_IDS)},
-            "num_samples": int(self.num_samples),
+            **{name: number(value) for name, value in figures(total).items()},
+            "iou": {LABELS[i].name: number(iou[n]) for n, i in enumerate(EVALUATED_IDS)},
+            "intervals": intervals(rows),
+            "by_degradation": {kind: _in_short(some) for kind, some in found.items()} or None,
+            "num_samples": len(keys),
         }
 
 
+def count(
+    restored: Tensor, true: Tensor, annotated: Tensor, confidence: Tensor | None = None
+) -> Tensor:
+    """The sums of each sample of a batch, int64 [B, sum(SIZES)]; arguments as in `update`.
+
+    Nothing in it makes a GPU wait for the CPU.
+    """
+    batch, height, width = true.shape
+    true_bytes, restored_bytes = true.byte(), restored.byte()
+    wide = band_width(height, width)
+    # Which bands a pixel is on: 0 none, 1 the restored mask's, 2 the true one's, 3 both.
+    on = 2 * band(true_bytes, wide, border=True).byte() + band(restored_bytes, wide, border=True)
+    # Small integers, because most of the time goes into moving them.
+    pairs = (annotated[:, 0].short() * NUM_CLASSES + true_bytes) * NUM_CLASSES + restored_bytes
+    joint = _histogram(4 * pairs + on, 4 * SIZES[0]).view(batch, *SHAPES["confusion"], 4)
+    # Pixels whose true class is ignored are on no band.
+    ids, evaluated = _evaluated(true.device)
+    valid = joint.sum(1).index_select(1, ids)
+    on_both = valid[..., 3].index_select(2, ids).diagonal(dim1=1, dim2=2)
+    on_restored = valid[..., 1::2].sum((1, 3)).index_select(1, ids)
+    bands = [valid[..., 2:].sum((2, 3)), on_restored, on_both]
+
+    levels = contours_met(true_bytes, restored_bytes)
+    num_levels = 2 + len(TOLERANCES)
+    counts, contours = evaluated[true], []
+    for label_map, level in zip((true_bytes, restored_bytes), levels, strict=True):
+        index = label_map * num_levels + level * counts
+        counted = _histogram(index, NUM_CLASSES * num_levels).view(batch, NUM_CLASSES, num_levels)
+        # A pixel met within 1 px is met within 3 px as well.
+        reached = counted.index_select(1, ids)[..., 1:].flip(-1).cumsum(-1)
+        contours.append(reached.transpose(1, 2))
+
+    calibration = torch.zeros(batch, 3, NUM_BINS, dtype=torch.int64, device=true.device)
+    if confidence is not None:
+        bins = (confidence.float() * NUM_BINS).ceil().sub_(1).clamp_(0, NUM_BINS - 1).long()
+        calibration[:, 0] = _histogram(bins, NUM_BINS)
+        calibration[:, 1] = _histogram(bins, NUM_BINS, restored == true)
+        whole = (confidence.double() * UNIT).round()
+        calibration[:, 2] = _histogram(bins, NUM_BINS, whole)
+    parts = [joint.sum(-1), torch.stack(bands, 1), torch.stack(contours, 1), calibration]
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+@cache
+def _evaluated(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ids of the evaluated classes, int64 [19], and which of all ids they are, bool [34]."""
+    ids = torch.tensor(EVALUATED_IDS)
+    evaluated = torch.zeros(NUM_CLASSES, dtype=torch.bool).index_fill_(0, ids, True)
+    return ids.to(device), evaluated.to(device)
+
+
+def _histogram(index: Tensor, size: int, weight: Tensor | None = None) -> Tensor:
+    """How often each of 0..size-1 occurs, or what weighs there: int [B,H,W] -> int64 [B,size].
+
+    torch.bincount would wait for the largest index.
+    """
+    flat = index.flatten(1).long()
+    one = torch.ones(1, 1, dtype=torch.int64, device=index.device)
+    values = one.expand_as(flat) if weight is None else weight.flatten(1).long()
+    return torch.zeros(len(flat), size, dtype=torch.int64, device=index.device).scatter_add_(
+        1, flat, values
+    )
+
+
+def split(sums: Tensor) -> dict[str, Tensor]:
+    """float64 [..., sum(SIZES)] -> name -> [..., *SHAPES[name]]."""
+    parts = sums.split(SIZES, dim=-1)
+    return {
+        name: part.unflatten(-1, shape)
+        for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
+    }
+
+
+def figures(sums: Tensor) -> dict[str, Tensor]:
+    """FIGURES of sums over samples, float64 [..., sum(SIZES)] -> each [...], NaN where there is
+    nothing to count."""
+    parts = split(sums)
+    unannotated, annotated = parts["confusion"].unbind(-3)
+    confusion = unannotated + annotated
+    correct = confusion.diagonal(dim1=-2, dim2=-1)
+    true = confusion.sum(-1)
+    iou = correct / (true + confusion.sum(-2) - correct)
+    on_true, on_restored, on_both = parts["bands"].unbind(-2)
+    pixels, hits, confidences = parts["calibration"].unbind(-2)
+    values = {
+        "accu": _accuracy(confusion),
+        "accu19": correct[..., EVALUATED].sum(-1) / true[..., EVALUATED].sum(-1),
+        "accu_annotated": _accuracy(annotated),
+        "accu_unannotated": _accuracy(unannotated),
+        "miou19": official_iou(confusion).nanmean(-1),
+        "miou_all": iou.where(true > 0, math.nan).nanmean(-1),
+        "boundary_iou": (on_both / (on_true + on_restored - on_both)).nanmean(-1),
+        "ece": (hits - confidences / UNIT).abs().sum(-1) / pixels.sum(-1),
+    }
+    of_true, of_restored = parts["contours"].unbind(-3)
+    for n, tolerance in enumerate(TOLERANCES):
+        recall = of_true[..., n, :] / of_true[..., -1, :]
+        precision = of_restored[..., n, :] / of_restored[..., -1, :]
+        # A contour of one map alone: no precision or no recall, which is 0 and not absent.
+        score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
+        occurs = of_true[..., -1, :] + of_restored[..., -1, :] > 0
+        values[f"boundary_f{tolerance}"] = score.where(occurs, math.nan).nanmean(-1)
+    return {name: values[name] for name in FIGURES}
+
+
+def _in_short(rows: Tensor) -> dict[str, Any]:
+    values = figures(rows.sum(0))
+    return {name: number(values[name]) for name in KIND_FIGURES} | {"num_samples": len(rows)}
+
+
 def official_iou(confusion: Tensor) -> Tensor:
-    """IoU of the 19 evaluated classes: counts [34,34] (true, restored) -> float64 [19].
+    """IoU of the 19 evaluated classes: float64 counts [...,34,34] (true, restored) -> [...,19].
 
     The rules of cityscapesScripts (evalPixelLevelSemanticLabeling.py): pixels whose true class is
     ignored do not exist; an ignored class restored on another pixel is a miss of the true class
     and nobody's false alarm. NaN for a class that occurs in neither map.
     """
-    valid = confusion.double()[list(EVALUATED_IDS)]
-    restored_valid = valid[:, list(EVALUATED_IDS)]
-    correct = restored_valid.diagonal()
-    return correct / (valid.sum(1) + restored_valid.sum(0) - correct)
+    valid = confusion[..., EVALUATED, :]
+    restored_valid = valid[..., EVALUATED]
+    correct = restored_valid.diagonal(dim1=-2, dim2=-1)
+    return correct / (valid.sum(-1) + restored_valid.sum(-2) - correct)
 
 
-class ImageDistances(Metric):
-    """Frechet and kernel distance between the features of real and synthesised images.
+def intervals(rows: Tensor) -> dict[str, list[float]]:
+    """95 % percentile bootstrap over samples (Efron 1979): rows float64 [N, sum(SIZES)] -> {figure:
+    [low, high]}, without those that no resample has.
 
-    features: inception (FID and KID; weights is their file, none downloads it) or lite0 (fd_lite0
-    and kd_lite0, with weights that need no download). known: the features of all real images,
-    float32 [N,D], if they are known beforehand; `update` then does not look at real images. Raises
-    UserError if the weights cannot be had or are not Inception's.
+    As many samples are drawn as there are, with replacement, always the same ones. All sums are
+    integers below 2^53, so the product is exact.
     """
-
-    full_state_update = False
-    real: list[Tensor]
-    synthesized: list[Tensor]
-
-    def __init__(
-        self,
-        features: Literal["inception", "lite0"],
-        weights: Path | None = None,
-        known: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.known = known
-        self.all_real = torch.empty(0)
-        """The features of all real images, float32 [N,D], once the distances are computed."""
-        self.names = DISTANCE_NAMES[features]
-        self.network = Lite0Embedding() if features == "lite0" else InceptionEmbedding(weights)
-        # Convolutions and above all pooling are much faster so, and compute the same.
-        self.network.to(memory_format=torch.channels_last)
-        self.num_features = int(self.network.num_features)
-        # Flat, because torchmetrics lets a process that saw no image take part with an empty 1-D
-        # tensor, which cannot be gathered together with 2-D ones.
-        if known is None:
-            self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("synthesized", [], dist_reduce_fx="cat")
-
-    def update(self, real: Tensor, synthesized: Tensor) -> None:
-        """Add the features of a batch; both uint8 [B,3,H,W]."""
-        if self.known is None:
-            self.real.append(self.network(real).float().flatten())
-        self.synthesized.append(self.network(synthesized).float().flatten())
-
-    def compute(self) -> dict[str, Any]:
-        """The two distances by name, None for fewer than 2 images, and num_samples."""
-        synthesized = self._rows(self.synthesized)
-        real = self._rows(self.real) if self.known is None else self.known.to(synthesized)
-        self.all_real = real.float().cpu()
-        values: tuple[float | None, ...] = (None, None)
-        if len(synthesized) > 1:
-            # All images at once: the unbiased estimate needs no random subsets.
-            kernel = poly_mmd(real, synthesized)
-            values = (float(frechet_distance(real, synthesized)), float(kernel))
-        return {**dict(zip(self.names, values, strict=True)), "num_samples": len(synthesized)}
-
-    def _rows(self, state: list[Tensor]) -> Tensor:
-        flat: Tensor = dim_zero_cat(state) if len(state) else torch.empty(0)
-        return flat.double().view(-1, self.num_features)
+    if not len(rows):
+        return {}
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(rows), (NUM_RESAMPLES, len(rows)), generator=draw)
+    times = torch.zeros(NUM_RESAMPLES, len(rows), dtype=torch.float64)
+    times.scatter_add_(1, drawn, torch.ones_like(times))
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    values = {name: found[~found.isnan()] for name, found in figures(times @ rows).items()}
+    return {name: found.quantile(ends).tolist() for name, found in values.items() if len(found)}
 
 
-class InceptionEmbedding(nn.Module):
-    """uint8 [B,3,H,W] -> float32 [B,2048]: pool features of the Inception network of FID.
-
-    torch-fidelity's port, which also resizes to 299x299 as the original does.
-    """
-
-    num_features = 2048
-
-    def __init__(self, weights: Path | None) -> None:
-        super().__init__()
-        if weights is not None:
-            # torch-fidelity unpickles whatever the file holds; load_weights lets tensors through
-            # and nothing else, so only a harmless file gets that far.
-            load_weights(weights)
-        try:
-            self.inception = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
-            )
-        except OSError as error:
-            raise UserError(
-                f"the Inception weights of FID cannot be downloaded ({error}): give their file as "
-                "evaluation.inception_weights=FILE (pt_inception-2015-12-05-6726825d.pth), or "
-                "write evaluation.features=lite0, which needs no download"
-            ) from error
-        except RuntimeError as error:
-            raise UserError(
-                f"evaluation.inception_weights={weights}: not the weights of FID's Inception: "
-                + " ".join(str(error).split())[:300]
-            ) from error
-        # The batch norms rest, so they are part of the weights of the convolutions before them.
-        for module in self.inception.modules():
-            if isinstance(module, BasicConv2d):
-                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-                module.bn = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.inception(images)[0]
-        return features
+def _accuracy(confusion: Tensor) -> Tensor:
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / confusion.sum((-2, -1))
 
 
-def frechet_distance(real: Tensor, synthesized: Tensor) -> Tensor:
-    """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of features [N,D] and [M,D], N, M > 1.
-
-    Heusel et al. 2017, Equation 6, in the precision of the input (use float64). With S = R^T R the
-    last trace is the sum of the singular values of R_x R_y^T. This is exact also for fewer samples
-    than features, where the eigenvalues of S_x S_y are rounding noise, and takes no D x D matrix.
-    """
-
-    def mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
-        mean = features.mean(0)
-        _, root = torch.linalg.qr(features - mean, mode="r")
-        return mean, root / (len(features) - 1) ** 0.5
-
-    mean_x, root_x = mean_and_root(real)
-    mean_y, root_y = mean_and_root(synthesized)
-    shared = torch.linalg.svdvals(root_x @ root_y.T).sum()
-    spread = root_x.square().sum() + root_y.square().sum() - 2 * shared
-    distance: Tensor = (mean_x - mean_y).square().sum() + spread
-    return distance
-
-
-def _accuracy(confusion: Tensor) -> float | None:
-    return _number(confusion.trace() / confusion.sum())
-
-
-def _number(value: Tensor) -> float | None:
+def number(value: Tensor) -> float | None:
+    """The number, None for NaN."""
     return None if value.isnan() else float(value)

@@ -22,7 +22,7 @@ from maskrestore.settings import UserError
 
 FOLDER = "features"
 """In data.shards."""
-CODE = [Path(__file__).parent / name for name in ("metrics.py", "models/perceptual.py")]
+CODE = [Path(__file__).parent / name for name in ("distances.py", "models/perceptual.py")]
 PACKAGES = (
     "torch",
     "torch-fidelity",

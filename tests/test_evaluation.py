@@ -1,10 +1,13 @@
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,14 +17,15 @@ from torch import Tensor, nn
 
 from maskrestore.config import RunConfig, load_config
 from maskrestore.data import Batch
+from maskrestore.distances import ImageDistances
 from maskrestore.evaluation import (
     evaluate,
     load_frozen_generator,
     load_mask_generator,
 )
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.metrics import ImageDistances
+from maskrestore.labels import LABELS, NUM_CLASSES
 from maskrestore.pictures import contact_sheet
+from maskrestore.result import read_result
 from maskrestore.segmap import generator_input, one_hot, to_uint8
 from maskrestore.settings import ConfigError, UserError
 
@@ -169,18 +173,25 @@ def test_networks_are_evaluated_and_then_left_as_they_came() -> None:
     assert not painter.training
 
 
+KINDS = ("input", "restored", "synthesized", "true_mask", "real")
+
+
+def names_of(indices: Iterable[int], kinds: Iterable[str] = KINDS) -> set[str]:
+    return {f"scene_{index}_{kind}.png" for index in indices for kind in kinds}
+
+
 def test_pictures_of_the_first_samples_and_their_sheet(tmp_path: Path) -> None:
-    folder, batches = tmp_path / "pictures", [batch_of(0, 1), batch_of(2, 3)]
+    folder, batches = tmp_path / "pictures", [batch_of(0, 1), batch_of(2)]
     config = config_of("task=densify", "evaluation.num_pictures=3")
     evaluate(config, batches, FillRoad(), Painter(), CPU, folder)
-    kinds = ("input", "restored", "synthesized", "true_mask", "real")
-    expected = {f"scene_{index}_{kind}.png" for index in range(3) for kind in kinds}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == names_of(range(3))
     for path in folder.iterdir():
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
     with Image.open(folder / "scene_2_real.png") as image:
         assert image.getpixel((5, 4)) == tuple(batches[1].image[0, :, 4, 5].tolist())
+    with Image.open(folder / "scene_2_true_mask.png") as image:
+        assert image.getpixel((5, 4)) == LABELS[int(batches[1].fine[0, 4, 5])].color
     with Image.open(folder / "scene_0_restored.png") as image:
         row, column = (batches[0].coarse[0] == 0).nonzero()[0].tolist()
         assert image.getpixel((column, row)) == (128, 64, 128)  # road
@@ -192,8 +203,114 @@ def test_pictures_of_the_first_samples_and_their_sheet(tmp_path: Path) -> None:
 
     # A later evaluation leaves no picture of other samples behind.
     evaluate(config, [batch_of(7)], FillRoad(), None, CPU, folder)
-    expected = {f"scene_7_{kind}.png" for kind in kinds if kind != "synthesized"}
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} == names_of([7], set(KINDS) - {"synthesized"})
+
+
+@pytest.mark.parametrize("num_pictures", [0, 1, 2])
+def test_pictures_of_the_worst_and_the_best_samples(tmp_path: Path, num_pictures: int) -> None:
+    folder = tmp_path / "pictures"
+    config = config_of("task=densify", f"evaluation.num_pictures={num_pictures}")
+    batches = [batch_of(4, 8, 1, 9), batch_of(3), batch_of(0, 2, 7, 6, 5)]
+    evaluate(config, batches, FillRoad(), None, CPU, folder)
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    assert [sample["key"] for sample in samples] == [f"scene_{index}" for index in range(10)]
+    for index, sample in enumerate(samples):
+        alone = evaluate(config, [batch_of(index)], FillRoad(), None, CPU)
+        assert sample["accu"] == alone["accu"]
+        for name in ("miou19", "boundary_f3"):
+            assert sample[name] == pytest.approx(alone[name], rel=1e-12)
+    ranked = sorted(range(10), key=lambda index: samples[index]["accu"])
+    assert len({sample["accu"] for sample in samples}) == 10
+    shown = {*[4, 8][:num_pictures], *ranked[:num_pictures], *ranked[10 - num_pictures :]}
+    kinds = set(KINDS) - {"synthesized"}
+    assert {path.name for path in folder.iterdir()} == names_of(shown, kinds)
+    for index in shown:
+        with Image.open(folder / f"scene_{index}_real.png") as image:
+            seen = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert torch.equal(seen, batch_of(index).image[0])
+
+
+def test_without_restored_masks_there_is_no_worst_sample(tmp_path: Path) -> None:
+    config = config_of("task=synthesis", "evaluation.num_pictures=1")
+    evaluate(config, [batch_of(0, 1, 2)], None, Painter(), CPU, tmp_path / "pictures")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    kinds = ("synthesized", "true_mask", "real")
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == names_of([0], kinds)
+
+
+def test_the_confidence_is_the_probability_of_the_restored_class() -> None:
+    metrics = evaluate(
+        config_of("task=densify", "loss=ce"), [batch_of(0, 1)], FillRoad(), None, CPU
+    )
+    everywhere = math.e / (math.e + 33)  # a logit of 1 among zeros
+    assert metrics["ece"] == pytest.approx(abs(metrics["accu"] - everywhere), abs=1e-6)
+    untrained = evaluate(config_of("task=densify", "loss=none"), [batch_of(0)], None, None, CPU)
+    assert untrained["ece"] is None
+    assert "ece" not in untrained["intervals"]
+
+
+def test_a_mixture_of_damages_is_told_apart() -> None:
+    batch = batch_of(0, 1, 2)
+    batch = replace(batch, kinds=("drop", "labels", "drop"))
+    words = ("task=densify", "loss=none")
+    mixed = evaluate(config_of(*words, "degradation=mixture"), [batch], None, None, CPU)
+    found = mixed["by_degradation"]
+    assert {kind: figures["num_samples"] for kind, figures in found.items()} == {
+        "drop": 2,
+        "labels": 1,
+    }
+    alone = evaluate(config_of(*words), [batch_of(1)], None, None, CPU)
+    assert found["labels"]["accu"] == alone["accu"]
+    assert alone["by_degradation"] is None
+    assert evaluate(config_of(*words), [batch], None, None, CPU)["by_degradation"] is None
+
+
+RESULT: dict[str, Any] = {
+    "num_images": 640,
+    "metrics": {
+        "accu": 0.5,
+        "fid": None,
+        "iou": {"road": 0.5, "car": None},
+        "intervals": {"accu": [0.25, 0.75]},
+        "by_degradation": {"drop": {"accu": 0.5, "miou19": None, "num_samples": 3}},
+        "num_samples": 3,
+    },
+    "protocol": {"protocol": "strict"},
+}
+
+
+def test_a_result_is_read_with_all_that_is_nested_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(RESULT))
+    assert read_result(tmp_path) == RESULT
+    for name in ("iou", "intervals", "by_degradation"):  # of a run before, or that has none
+        path.write_text(json.dumps(RESULT | {"metrics": RESULT["metrics"] | {name: None}}))
+        assert read_result(tmp_path)["metrics"][name] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accu": [0.25, 0.75]}, "no number: accu"),
+        ({"accu": "much"}, "no number: accu"),
+        ({"iou": {"road": "much"}}, r"no number: iou\.road"),
+        ({"iou": [0.5]}, "is not a result"),
+        ({"intervals": {"accu": 0.5}}, r"no number: intervals\.accu"),
+        ({"intervals": {"accu": [0.5]}}, r"no number: intervals\.accu"),
+        ({"intervals": {"accu": [0.25, None]}}, r"no number: intervals\.accu"),
+        ({"intervals": [0.25, 0.75]}, "is not a result"),
+        ({"by_degradation": {"drop": {"accu": [1]}}}, r"no number: by_degradation\.drop\.accu"),
+        ({"by_degradation": 3}, "is not a result"),
+        ({"by_degradation": {"drop": 3}}, "is not a result"),
+    ],
+)
+def test_a_result_that_is_none_of_ours_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    content = RESULT | {"metrics": RESULT["metrics"] | change}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read_result(tmp_path)
 
 
 def test_no_pictures_give_no_sheet(tmp_path: Path) -> None:

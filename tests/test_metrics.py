@@ -1,3 +1,4 @@
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -6,16 +7,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torch_fidelity
+from PIL import Image
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from maskrestore import metrics
+from maskrestore.distances import ImageDistances, frechet_distance
 from maskrestore.labels import LABEL_ID, LABELS
-from maskrestore.metrics import (
-    ImageDistances,
-    SegmentationMetrics,
-    frechet_distance,
-)
+from maskrestore.metrics import FIGURES, SegmentationMetrics
 from maskrestore.settings import UserError
 
 
@@ -24,7 +25,8 @@ def segmentation_figures(
 ) -> dict[str, Any]:
     metric = SegmentationMetrics()
     everywhere = torch.ones_like(true, dtype=torch.bool)
-    metric.update(restored, true, (everywhere if annotated is None else annotated)[:, None])
+    keys = [str(number) for number in range(len(true))]
+    metric.update(keys, restored, true, (everywhere if annotated is None else annotated)[:, None])
     return metric.compute()
 
 
@@ -94,6 +96,162 @@ def test_a_part_without_pixels_has_no_accuracy() -> None:
     figures = segmentation_figures(true, true)
     assert figures["accu_unannotated"] is None
     assert figures["accu"] == figures["accu_annotated"] == figures["miou19"] == 1
+
+
+def test_accu19_counts_pixels_whose_true_class_is_evaluated() -> None:
+    road, car, void = LABEL_ID["road"], LABEL_ID["car"], LABEL_ID["ego vehicle"]
+    true = torch.tensor([[[road, road, road, car, void, void]]])
+    restored = torch.tensor([[[road, void, car, car, road, void]]])
+    figures = segmentation_figures(restored, true)
+    assert figures["accu"] == 3 / 6
+    assert figures["accu19"] == 2 / 4
+    assert segmentation_figures(true[..., 4:], true[..., 4:])["accu19"] is None
+
+
+def test_calibration_error_by_hand() -> None:
+    metric = SegmentationMetrics()
+    true, restored = torch.tensor([[[7, 7, 7, 7, 7]]]), torch.tensor([[[7, 8, 7, 7, 7]]])
+    confidence = torch.tensor([[[0.95, 0.97, 0.5, 0.5, 1.0]]])
+    metric.update(["a"], restored, true, torch.ones(1, 1, 1, 5).bool(), confidence)
+    # Bin 15: 2 of 3 correct at 0.9733 on average. Bin 8: both correct at 0.5.
+    expected = 3 / 5 * (0.95 + 0.97 + 1.0 - 2) / 3 + 2 / 5 * (1 - 0.5)
+    assert metric.compute()["ece"] == pytest.approx(expected, abs=1e-6)
+
+
+def random_samples(count: int) -> tuple[list[str], list[Tensor]]:
+    """Keys; restored, true, annotated, confidence."""
+    draw = torch.Generator().manual_seed(0)
+    true = torch.randint(0, 34, (count, 6, 9), generator=draw)
+    true = true.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    rates = torch.linspace(0.1, 0.6, count)[:, None, None]
+    wrong = torch.rand(true.shape, generator=draw) < rates
+    restored = torch.where(wrong, torch.randint(0, 34, true.shape, generator=draw), true)
+    annotated = (torch.rand(true.shape, generator=draw) < 0.5)[:, None]
+    confidence = torch.rand(true.shape, generator=draw) * 0.9 + 0.1
+    keys = [f"sample_{number * 7 % count}" for number in range(count)]
+    return keys, [restored, true, annotated, confidence]
+
+
+def counted(keys: list[str], tensors: list[Tensor], *batches: list[int]) -> SegmentationMetrics:
+    metric = SegmentationMetrics()
+    for batch in batches:
+        metric.update([keys[n] for n in batch], *(tensor[batch] for tensor in tensors))
+    return metric
+
+
+def test_calibration_error_is_that_of_a_loop_over_bins() -> None:
+    keys, tensors = random_samples(5)
+    restored, true, _, confidence = (tensor.numpy() for tensor in tensors)
+    expected, edges = 0.0, np.linspace(0, 1, 16)
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            accuracy = (restored == true)[inside].mean()
+            expected += inside.mean() * abs(accuracy - confidence[inside].mean(dtype=np.float64))
+    found = counted(keys, tensors, [0, 1], [2, 3, 4]).compute()
+    assert found["ece"] == pytest.approx(expected, abs=1e-6)
+    assert counted(keys, tensors[:3], [0, 1]).compute()["ece"] is None
+
+
+def test_figures_depend_on_no_order_and_no_batch() -> None:
+    keys, tensors = random_samples(9)
+    metric = counted(keys, tensors, list(range(9)))
+    figures = metric.compute()
+    assert all(value is not None for value in figures["iou"].values())
+    for batches in ([[8, 3, 1], [0], [7, 2, 6, 4, 5]], [[n] for n in reversed(range(9))]):
+        other = counted(keys, tensors, *batches)
+        assert other.compute() == figures
+        assert other.samples == metric.samples
+
+
+def test_each_sample_has_the_figures_that_it_has_alone() -> None:
+    keys, tensors = random_samples(9)
+    metric = counted(keys, tensors, list(range(9)))
+    metric.compute()
+    assert [sample["key"] for sample in metric.samples] == sorted(keys)
+    for sample in metric.samples:
+        alone = counted(keys, tensors, [keys.index(sample["key"])]).compute()
+        assert set(sample) == {"key", "accu", "miou19", "boundary_f3"}
+        for name in ("accu", "miou19", "boundary_f3"):
+            assert sample[name] == pytest.approx(alone[name], rel=1e-12)
+    void = torch.zeros(1, 4, 4, dtype=torch.int64)
+    metric = counted(["a"], [void, void, void[:, None].bool()], [0])
+    metric.compute()
+    assert metric.samples == [{"key": "a", "accu": 1.0, "miou19": None, "boundary_f3": None}]
+
+
+def test_intervals_are_those_of_samples_drawn_again_and_again() -> None:
+    count, names = 9, ("accu", "accu_annotated", "miou19", "boundary_f3", "boundary_iou", "ece")
+    keys, tensors = random_samples(count)
+    metric = counted(keys, tensors, list(range(count)))
+    random_state = torch.get_rng_state()
+    figures = metric.compute()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert set(figures["intervals"]) == set(FIGURES)
+    by_key = sorted(range(count), key=keys.__getitem__)
+    drawn = torch.randint(count, (1000, count), generator=torch.Generator().manual_seed(0))
+    plain = []
+    for picks in drawn[:25].tolist():  # each one as an evaluation of its own
+        again = counted(keys, tensors, *([by_key[pick]] for pick in picks)).compute()
+        plain.append([again[name] for name in names])
+    rows = torch.cat(metric.rows).view(count, -1).double()[by_key]
+    times = torch.stack([torch.bincount(picks, minlength=count) for picks in drawn]).double()
+    resampled = metrics.figures(times @ rows)
+    for n, name in enumerate(names):
+        expected = pytest.approx([values[n] for values in plain], rel=1e-12)
+        assert resampled[name][:25].tolist() == expected
+        low, high = np.percentile(resampled[name].numpy(), (2.5, 97.5))
+        assert figures["intervals"][name] == pytest.approx([low, high], rel=1e-12)
+        assert low < figures[name] < high
+
+
+def test_what_no_sample_has_gets_no_interval() -> None:
+    true = torch.full((3, 4, 4), LABEL_ID["road"])
+    figures = segmentation_figures(true, true)
+    assert set(figures["intervals"]) == {
+        "accu",
+        "accu19",
+        "accu_annotated",
+        "miou19",
+        "miou_all",
+        "boundary_iou",
+    }
+    assert figures["intervals"]["accu"] == [1, 1]
+    # One sample of two has unannotated pixels: a figure in most resamples, though not in all.
+    annotated = torch.tensor([True, False])[:, None, None].expand(2, 4, 4)
+    found = segmentation_figures(true[:2], true[:2], annotated)["intervals"]
+    assert found["accu_unannotated"] == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
+def test_no_sample_at_all_has_no_figure() -> None:
+    metric = SegmentationMetrics()
+    figures = metric.compute()
+    assert (figures["num_samples"], figures["intervals"], metric.samples) == (0, {}, [])
+    assert all(figures[name] is None for name in FIGURES)
+
+
+def test_kinds_of_damage_are_told_apart() -> None:
+    keys, tensors = random_samples(5)
+    metric = SegmentationMetrics()
+    kinds = ["labels", "drop", "drop", "labels", "drop"]
+    for batch in ([3, 1, 0], [4, 2]):
+        parts = [tensor[batch] for tensor in tensors]
+        metric.update([keys[n] for n in batch], *parts, [kinds[n] for n in batch])
+    found = metric.compute()["by_degradation"]
+    names = ("accu", "accu19", "miou19", "num_samples")
+    for kind, batch in (("drop", [1, 2, 4]), ("labels", [0, 3])):
+        alone = counted(keys, tensors, batch).compute()
+        assert found[kind] == {name: alone[name] for name in names}
+    assert list(found) == ["drop", "labels"]
+    assert counted(keys, tensors, [0]).compute()["by_degradation"] is None
+
+
+def test_keys_of_any_length_and_alphabet() -> None:
+    true = torch.full((2, 4, 4), LABEL_ID["road"])
+    metric = counted(["straße/ü" * 40, "a"], [true, true, true[:, None].bool()], [0, 1])
+    metric.compute()
+    assert [sample["key"] for sample in metric.samples] == ["a", "straße/ü" * 40]
 
 
 def features(count: int, size: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -204,8 +362,17 @@ def inception_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def write_images(images: Tensor, folder: Path) -> str:
+    folder.mkdir()
+    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return str(folder)
+
+
 @pytest.mark.slow
-def test_fid_is_that_of_torchmetrics(inception_file: Path) -> None:
+def test_fid_and_kid_are_those_of_torchmetrics_and_torch_fidelity(
+    inception_file: Path, tmp_path: Path
+) -> None:
     real, synthesized = random_images(4, 0), random_images(4, 1) // 2
     metric = ImageDistances("inception", inception_file)
     metric.update(real, synthesized)
@@ -222,6 +389,16 @@ def test_fid_is_that_of_torchmetrics(inception_file: Path) -> None:
     assert torch.allclose(metric.network(real), plain, rtol=1e-5, atol=1e-5 * plain.max().item())
     x, y = (metric.network(images).double().numpy() for images in (real, synthesized))
     assert distances["kid"] == pytest.approx(unbiased_mmd(x, y), rel=1e-4)
+
+    official = torch_fidelity.calculate_metrics(
+        input1=write_images(synthesized, tmp_path / "synthesized"),
+        input2=write_images(real, tmp_path / "real"),
+        **{"fid": True, "kid": True, "kid_subsets": 1, "kid_subset_size": len(real)},
+        **{"cuda": False, "cache": False, "save_cpu_ram": True, "verbose": False},
+        feature_extractor_weights_path=str(inception_file),
+    )
+    assert distances["fid"] == pytest.approx(official["frechet_inception_distance"], rel=1e-3)
+    assert distances["kid"] == pytest.approx(official["kernel_inception_distance_mean"], rel=1e-3)
 
 
 class Exploit:
