@@ -125,7 +125,7 @@ def _stroke(inside: NDArray[np.bool_], length: int, rng: np.random.Generator) ->
     y, x = divmod(float(rng.choice(np.flatnonzero(inside))), width)
     heading = rng.uniform(0, 2 * math.pi)
     path = [(round(y), round(x))]
-    for turn in rng.normal(0, TURN, length - 1):
+    for turn in rng.normal(0, TURN, length - 1).tolist():
         heading += turn
         for bend in BENDS:
             below, right = y + math.sin(heading + bend), x + math.cos(heading + bend)
