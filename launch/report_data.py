@@ -159,6 +159,7 @@ def _row(
         "byDegradation": _by_degradation(row),
         "curves": [_curves(outcome) for outcome in row.outcomes],
         "seed": shown_cell.seed if shown_cell else None,
+        "numPictures": row.config.evaluation.num_pictures,
         "samples": _samples(shown_cell) if shown_cell else [],
         "pictures": _pictures(shown_cell, pictures) if shown_cell else {},
     }
@@ -172,8 +173,8 @@ def _best(rows: Sequence[Row], key: str) -> Row | None:
 def _figure(
     key: str, row: Row, rows: Sequence[Row], rivals: Sequence[Row]
 ) -> dict[str, Any] | None:
-    """A figure as text and number; `interval` of a single run; `weak`: which untrained row is no
-    worse, and its figure."""
+    """A figure as text and number; `interval` of a single run; `weak`, of what the table
+    compares: which untrained row is no worse, and its figure."""
     figure = row.figure(key)
     if figure is None:
         return None
@@ -181,7 +182,7 @@ def _figure(
     if len(row.done) == 1:
         interval = (row.done[0].result["metrics"].get("intervals") or {}).get(key)
     rival = _best(rivals, key)
-    if is_weak(row, rows, key) and rival is not None:
+    if key in columns(rows) and is_weak(row, rows, key) and rival is not None:
         weak = rival.name, shown(key, rival.figure(key))
     return {
         "text": shown(key, figure),

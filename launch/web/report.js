@@ -7,7 +7,7 @@ import { DISTANCES, counting, nameOf, report, rowNamed, tasks } from "./report_d
 import { dotPlot } from "./report_dots.js";
 import { degradationTable, figureCell, headlineColumns, sortableTable } from "./report_tables.js";
 
-const MOST_EXTREMES = 4; // worst, and as many best
+const MOST_EXTREMES = 4; // worst samples, and as many best ones
 const DRAWN = new Set(["fid", "fd_lite0"]); // distances of evaluations that get a chart
 const PARTS = ["best", "table", "more", "curves", "looks", "classes", "samples", "made"];
 const choice = { row: null, sample: null };
@@ -44,29 +44,28 @@ function showBest() {
 function showTable() {
   const columns = headlineColumns();
   const ours = columns.filter(({ group }) => group === "ours").length;
-  const names = { ...report.headlines, ...report.more };
   const weak = report.rows.flatMap((row, index) => {
-    const found = Object.entries(names).filter(([key]) => row.figures[key]?.weak);
+    const found = Object.entries(report.headlines).filter(([key]) => row.figures[key]?.weak);
     return found.length ? [h("li", { id: `weak-${index}` }, `† ${row.task}, ${nameOf(row)}: `, found.map(([key, name]) => {
       const [rival, value] = row.figures[key].weak;
       return `${name} ${row.figures[key].text}, while ${rowNamed[rival].loss} has ${value} untrained`;
     }).join("; "), ".")] : [];
   });
-  byId("table").append(h("p", { class: "hint" }, "Press a heading to sort, again to reverse, once more for the grid's order. A row's name leads to its pictures."), sortableTable("The table", columns, [["ours", ours, "ours"], ["the paper's, quoted", 3, "paper"]]),
+  byId("table").append(h("p", { class: "hint" }, "Press a heading to sort, again to reverse, once more for the grid's order. A row's name leads to its pictures."), sortableTable("The table", columns, [["ours", ours, "ours"], ...(columns.length > ours ? [["the paper's, quoted", columns.length - ours, "paper"]] : [])]),
     h("div", { class: "plots" }, ...counting.map(dotPlot)),
     h("ul", { class: "notes" },
       ...report.notes.map((text) => h("li", {}, text)),
       h("li", {}, h("strong", {}, "Bold"), ": best of its task. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed."),
-      ...weak, h("li", {}, `Paper: ${report.quoted}`)));
+      ...weak, h("li", {}, columns.length > ours ? `Paper: ${report.quoted}` : "The paper has none of these rows.")));
 }
 
 function showMore() {
   const columns = Object.entries(report.more).map(([key, name]) =>
     ({ name, key, value: (row) => row.figures[key]?.value, cell: (row) => figureCell(row, key) }));
-  const kinds = report.rows.filter(({ byDegradation }) => Object.keys(byDegradation).length);
+  const damaged = tasks.map((task) => [task, report.rows.filter((row) => row.task === task && Object.keys(row.byDegradation).length)]);
   byId("more").append(
     columns.length ? sortableTable("More figures", columns) : "",
-    ...kinds.map(degradationTable),
+    ...damaged.filter(([, rows]) => rows.length).map(([task, rows]) => degradationTable(task, rows)),
     h("ul", { class: "notes" },
       h("li", {}, "All in %. annotated: where the incomplete mask said something; boundary F: borders found within so many pixels; calibration error (ECE): lower is better."),
       report.unmeasured.length ? h("li", {}, `Not measured in these runs: ${report.unmeasured.join(", ")}.`) : ""));
@@ -115,7 +114,7 @@ function showLooks() {
 /** The samples of a row by accu, and what each place is called. */
 function ranked(row) {
   const samples = row.samples.filter(({ accu }) => Number.isFinite(accu)).sort((a, b) => a.accu - b.accu);
-  const number = Math.min(MOST_EXTREMES, Math.floor(samples.length / 2));
+  const number = Math.min(MOST_EXTREMES, row.numPictures || MOST_EXTREMES, Math.floor(samples.length / 2));
   const worst = samples.slice(0, number).map((sample, index) => ({ sample, place: `Worst ${index + 1}` }));
   const best = samples.slice(samples.length - number).reverse().map((sample, index) => ({ sample, place: `Best ${index + 1}` }));
   return { samples, worst, best };

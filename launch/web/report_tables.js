@@ -2,7 +2,7 @@
 
 import { fill, h } from "./dom.js";
 import { sign } from "./report_curves.js";
-import { LOWER_IS_BETTER, nameOf, report, shown } from "./report_data.js";
+import { LOWER_IS_BETTER, counting, nameOf, report, shown } from "./report_data.js";
 
 const PAPER = ["accu", "mIoU", "FID"];
 
@@ -14,7 +14,8 @@ export function headlineColumns() {
     value: (row) => (row.paper[index] === "-" ? undefined : Number(row.paper[index])),
     cell: (row) => h("td", { class: "number paper" }, row.paper[index]) }));
   const runs = { name: "runs", group: "ours", value: (row) => row.runs, cell: (row) => h("td", { class: "runs" }, row.runs.replace(" done", "")) };
-  return [...(report.hasSeeds ? [runs] : []), ...ours, ...paper];
+  const isQuoted = report.rows.some((row) => row.paper.some((text) => text !== "-"));
+  return [...(report.hasSeeds ? [runs] : []), ...ours, ...(isQuoted ? paper : [])];
 }
 
 export function figureCell(row, key) {
@@ -32,7 +33,8 @@ export function figureCell(row, key) {
 function isBest(row, key) {
   const better = LOWER_IS_BETTER.has(key) ? (a, b) => a < b : (a, b) => a > b;
   const others = report.rows.filter((other) => other.task === row.task && other !== row && other.figures[key]);
-  return others.length > 0 && !others.some((other) => better(other.figures[key].value, row.figures[key].value));
+  const own = row.figures[key].value;
+  return others.every((other) => !better(other.figures[key].value, own)) && others.some((other) => better(own, other.figures[key].value));
 }
 
 /** A table whose rows a press on a heading puts in order: its values' best first, then last, then as
@@ -98,13 +100,18 @@ function rowHead(row) {
     h("small", { class: "about" }, row.trains ? null : h("span", { class: "chip" }, "untrained"), h("span", { class: "task-of" }, row.task)));
 }
 
-/** What a row does to each kind of damage. */
-export function degradationTable(row) {
-  const names = { accu: "accu", accu19: "accu (19)", miou19: "mIoU (19)" };
-  const share = (value) => (Number.isFinite(value) ? (100 * value).toFixed(1) : "-");
-  return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `By kind of damage: ${nameOf(row)}` },
-    h("table", { class: "figures" }, h("caption", {}, `${row.task}, ${nameOf(row)}: by what damaged the mask`),
-      h("thead", {}, h("tr", {}, ...["damage", "val images", ...Object.values(names)].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, ...Object.entries(row.byDegradation).map(([kind, figures]) => h("tr", {}, h("th", { scope: "row" }, kind),
-        h("td", { class: "number" }, String(figures.num_samples ?? "-")), ...Object.keys(names).map((key) => h("td", { class: "number" }, share(figures[key]))))))));
+/** What the rows of a task do to each kind of damage: the first figure that counts, and mIoU. */
+export function degradationTable(task, rows) {
+  const kinds = [...new Set(rows.flatMap((row) => Object.keys(row.byDegradation)))];
+  const key = counting[0];
+  const share = (value) => (Number.isFinite(value) ? shown(key, value) : "-");
+  const title = `${task}: ${report.headlines[key]}, and small mIoU (19), in %, by what damaged the mask`;
+  const number = (kind) => rows.map((row) => row.byDegradation[kind]?.num_samples).find(Number.isFinite) ?? "-";
+  return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": title },
+    h("table", { class: "figures" }, h("caption", {}, `${title}. Of each row's first run.`),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "damage"), h("th", { scope: "col", class: "number" }, "val images"),
+        ...rows.map((row) => h("th", { scope: "col", class: "number" }, nameOf(row))))),
+      h("tbody", {}, ...kinds.map((kind) => h("tr", {}, h("th", { scope: "row" }, kind), h("td", { class: "number" }, String(number(kind))),
+        ...rows.map(({ byDegradation: { [kind]: figures } }) => h("td", { class: "number" }, share(figures?.[key]),
+          h("small", { class: "interval" }, share(figures?.miou19)))))))));
 }
