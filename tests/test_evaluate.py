@@ -12,6 +12,7 @@ from forked import ROOT, run_program
 from test_evaluation import config_of
 from tiny_runs import run_ranks
 
+from evaluate import print_figures
 from maskrestore import real_features
 from maskrestore.config import RunConfig
 from maskrestore.evaluation import evaluate_run, write_result
@@ -97,6 +98,48 @@ def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfi
     assert result["generator_sha256"] == hashlib.sha256(generator.read_bytes()).hexdigest()
     assert result["versions"]["torch"] == torch.__version__
     assert len(list((finished_run.run / "pictures").glob("*_restored.png"))) == 3
+    samples = json.loads((finished_run.run / "samples.json").read_text())
+    assert [sample["key"] for sample in samples] == sorted(sample["key"] for sample in samples)
+    assert sum(sample["accu"] for sample in samples) / 3 == pytest.approx(metrics["accu"])
+    low, high = metrics["intervals"]["accu"]
+    shares = [sample["accu"] for sample in samples]
+    assert min(shares) <= low <= metrics["accu"] <= high <= max(shares)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("paper", "accu, miou19", "task", "mask", "softmax")),
+        ({"protocol": "strict"}, ("strict", "accu19, miou19", "task", "mask", "softmax")),
+        ({"degradation": "drop"}, ("paper", "accu, miou19", "drop", "mask", "softmax")),
+        ({"loss": "none"}, ("paper", "accu, miou19", "task", None, None)),
+        ({"task": "synthesis"}, ("paper", None, "task", None, None)),
+    ],
+)
+def test_a_result_says_by_which_protocol_it_is_to_be_judged(
+    finished_run: RunConfig, changes: dict[str, str], expected: tuple[str | None, ...]
+) -> None:
+    config = finished_run.model_copy(update=changes)
+    write_result(config, {"num_samples": 3}, 0, finished_run.run)
+    protocol = json.loads((finished_run.run / "result.json").read_text())["protocol"]
+    names = ("protocol", "headline", "degradation", "condition", "relaxation")
+    assert tuple(protocol[name] for name in names) == expected
+
+
+def test_figures_are_printed_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"drop": {"accu": 0.5, "accu19": 0.25, "miou19": None, "num_samples": 2}}
+    figures = {"accu": 0.8421, "ece": None, "iou": {"road": 0.5}, "fid": 63.21, "num_samples": 3}
+    nested = {"intervals": {"accu": [0.8, 0.9]}, "by_degradation": kinds}
+    print_figures(figures | nested)
+    print_figures(figures | dict.fromkeys(nested) | {"accu": None})
+    assert capsys.readouterr().out.splitlines() == [
+        "accu                84.2 %   95 %: 80.0 % to 90.0 %",
+        "fid                  63.21",
+        "num_samples              3",
+        "drop                     2   accu 50.0 %, accu19 25.0 %, miou19 -",
+        "fid                  63.21",
+        "num_samples              3",
+    ]
 
 
 def test_a_val_split_that_was_not_wholly_evaluated_gives_no_result(
