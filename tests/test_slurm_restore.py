@@ -1,0 +1,34 @@
+"""slurm/restore.sbatch: an array of jobs restores parts of a folder into one."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from masks import draw_mask, make_run, rows_of, words_of
+from slurm_cluster import Cluster
+from tiny_runs import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_parts_of_an_array_are_the_whole(cluster: Cluster, tmp_path: Path) -> None:
+    """The first is told to stop, as before a time limit, and goes back into the queue."""
+    run = make_run(tmp_path / "run")
+    for number in range(241):
+        draw_mask(tmp_path / f"in/{number:03}.png", seed=number)
+    options = ["--gpus-per-node=0", "--cpus-per-task=1", "--time=20", "--array=0-1"]
+    options += [f"--chdir={ROOT}", f"--output={tmp_path}/%a.log"]
+    words = words_of(run, tmp_path / "in", tmp_path / "out", "batch_size=1")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    cluster.run("sbatch", *options, str(ROOT / "slurm" / "restore.sbatch"), *words, PATH=path)
+    cluster.wait(lambda: list((tmp_path / "out").glob("*0_restored.png")))
+    [first] = (job for job, *_ in cluster.queue() if job.endswith("_0"))
+    cluster.run("scancel", "--signal=USR2", first)
+    cluster.wait_until_empty()
+    logs = [(tmp_path / f"{number}.log").read_text() for number in range(2)]
+    assert "stopped as asked; the same command goes on" in logs[0]
+    assert "done before: " in logs[0]
+    assert "restored: 120\n" in logs[1]
+    assert len(rows_of(tmp_path / "out")) == 241
+    assert len(list((tmp_path / "out").glob("*_restored.png"))) == 241
