@@ -5,7 +5,6 @@ import hashlib
 import io
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from maskrestore.labels import LABELS
@@ -55,6 +54,8 @@ class Pictures:
 
 def _embedded(picture: Image.Image, is_photo: bool) -> tuple[str, list[str]]:
     """A data: URI, and the names of the classes in it."""
+    import numpy as np  # --help does without
+
     buffer = io.BytesIO()
     if is_photo:
         picture.save(buffer, format="WEBP", quality=QUALITY, method=4)
