@@ -96,8 +96,8 @@ def _summary(grid: Grid, rows: Sequence[Row]) -> str:
 
     num_trained = sum(row.config.trains for row in rows)
     text = (
-        f"Grid {grid.name}, run as {grid.folder.name}: {num_trained} trained rows and "
-        f"{len(rows) - num_trained} untrained ones, {len(done)} of "
+        f"Grid {grid.name}, run as {grid.folder.name}. Rows: {num_trained} trained, "
+        f"{len(rows) - num_trained} untrained; {len(done)} of "
         f"{sum(len(row.outcomes) for row in rows)} cells done. "
     )
     if done:

@@ -80,7 +80,7 @@ def train(cell: Cell, *ends: float) -> None:
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A grid of rows with and without pictures, intervals, seeds, curves and results."""
-    folder = tmp_path_factory.mktemp("page")
+    folder = tmp_path_factory.mktemp("page_in_a_folder_whose_name_is_longer_than_a_phone_is_wide")
     grid = folder / "table1.yaml"
     grid.write_text(GRID.replace("ODD", json.dumps(ODD)))
     words = [*tiny_grid(folder), f"grid={grid}", "seeds=2"]

@@ -30,12 +30,12 @@ function showBest() {
     if (!trained || !untrained) return null;
     const gain = 100 * (trained.figures[key].value - untrained.figures[key].value);
     const [one, other] = [trained.figures[key].interval, untrained.figures[key].interval];
-    const doubt = one && other && one[0] <= other[1] && other[0] <= one[1] ? "; their 95 % intervals overlap" : "";
-    const word = gain > 0 ? "more than" : gain < 0 ? "less than" : "as much as";
+    const doubt = one && other && one[0] <= other[1] && other[0] <= one[1] ? "; their 95\u00a0% intervals overlap" : "";
+    const [mark, word] = Math.abs(gain) < 0.05 ? ["=", "as good as"] : gain > 0 ? ["▲", `${gain.toFixed(1)} more than`] : ["▼", `${(-gain).toFixed(1)} less than`];
     return h("article", { class: "card" }, h("h3", {}, task, h("span", { class: "muted" }, ` · ${report.headlines[key]}`)),
       h("p", { class: "big" }, trained.figures[key].text, h("small", {}, " %")),
       h("p", {}, sign(trained.style), ` ${nameOf(trained)}, the best trained row`),
-      h("p", { class: gain > 0 ? "gain" : "loss" }, `${gain > 0 ? "▲" : gain < 0 ? "▼" : "="} ${Math.abs(gain).toFixed(1)} ${word} the best untrained: ${untrained.loss}, ${untrained.figures[key].text} %${doubt}`));
+      h("p", { class: { "▲": "gain", "▼": "loss" }[mark] ?? "" }, `${mark} ${word} the best untrained: ${nameOf(untrained)}, ${untrained.figures[key].text}\u00a0%${doubt}`));
   })).filter(Boolean);
   fill(byId("best").querySelector(".cards"), cards);
   byId("best").hidden = !cards.length;
