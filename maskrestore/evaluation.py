@@ -263,7 +263,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     manifest = read_manifest(config.data.shards)
     height, width = config.data.height_width
     synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
-    restores = config.trains and not synthesis
+    restores, mixed = config.trains and not synthesis, config.degradation == "mixture"
     headline = "accu19" if config.protocol == "strict" else "accu"
     own = config.run / "generator.pth" if config.trains_generator else config.generator.path
     result = {
@@ -282,7 +282,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
             "features": config.evaluation.features,
             "edges": "instance" if synthesis else config.generator.edges,
             "masks into the generator": "true" if synthesis else "argmax",
-            "sampling": config.degrade.sampling if smaller else None,
+            "sampling": config.degrade.sampling if smaller or mixed else None,
             "factor": config.degrade.factor if smaller else None,
             "height": height,
             "width": width,

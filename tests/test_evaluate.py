@@ -109,11 +109,16 @@ def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfi
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ("paper", "accu, miou19", "task", "mask", "softmax")),
-        ({"protocol": "strict"}, ("strict", "accu19, miou19", "task", "mask", "softmax")),
-        ({"degradation": "drop"}, ("paper", "accu, miou19", "drop", "mask", "softmax")),
-        ({"loss": "none"}, ("paper", "accu, miou19", "task", None, None)),
-        ({"task": "synthesis"}, ("paper", None, "task", None, None)),
+        ({}, ("paper", "accu, miou19", "task", "mask", "softmax", None)),
+        ({"protocol": "strict"}, ("strict", "accu19, miou19", "task", "mask", "softmax", None)),
+        ({"degradation": "drop"}, ("paper", "accu, miou19", "drop", "mask", "softmax", None)),
+        # Some of a mixture are smaller maps.
+        (
+            {"degradation": "mixture"},
+            ("paper", "accu, miou19", "mixture", "mask", "softmax", "corner"),
+        ),
+        ({"loss": "none"}, ("paper", "accu, miou19", "task", None, None, None)),
+        ({"task": "synthesis"}, ("paper", None, "task", None, None, None)),
     ],
 )
 def test_a_result_says_by_which_protocol_it_is_to_be_judged(
@@ -122,7 +127,7 @@ def test_a_result_says_by_which_protocol_it_is_to_be_judged(
     config = finished_run.model_copy(update=changes)
     write_result(config, {"num_samples": 3}, 0, finished_run.run)
     protocol = json.loads((finished_run.run / "result.json").read_text())["protocol"]
-    names = ("protocol", "headline", "degradation", "condition", "relaxation")
+    names = ("protocol", "headline", "degradation", "condition", "relaxation", "sampling")
     assert tuple(protocol[name] for name in names) == expected
 
 
