@@ -148,7 +148,7 @@ function choose(name, sample = choice.sample) {
 }
 
 function showMade() {
-  const isProtocol = ({ name }) => name === "protocol" || name.startsWith("protocol.");
+  const isProtocol = ({ name }) => name.startsWith("protocol.");
   const isOrigin = ({ name }) => /^(versions\.|commit|generator_sha256|data \(|code \(|seed$|num_|left_out|images_passed|resumed_with)/.test(name);
   const groups = [["Protocol", isProtocol], ["Code, versions, data", isOrigin], ["All other settings", () => true]];
   const left = [...report.made];
