@@ -34,13 +34,12 @@ def draw_figure(grid: Grid) -> bytes | None:
     """The PNG of a grid, a row per val sample; None while no cell has pictures."""
     columns = _columns(grid)
     kinds = sorted({(column.folder, column.kind) for column in columns})
-    keys = sorted(
-        {
-            path.name.removesuffix(f"_{kind}.png")
-            for folder, kind in kinds
-            for path in folder.glob(f"*_{kind}.png")
-        }
-    )
+    drawn = [
+        {path.name.removesuffix(f"_{kind}.png") for path in folder.glob(f"*_{kind}.png")}
+        for folder, kind in kinds
+    ]
+    # Each run also draws its own worst and best samples, which the others need not have.
+    keys = sorted(set.intersection(*drawn) or set.union(*drawn)) if drawn else []
     if not keys:
         return None
     with Image.open(

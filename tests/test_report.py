@@ -63,7 +63,11 @@ def test_every_figure_of_the_paper_stands_in_its_row(words: list[str], tmp_path:
     assert by_name["densification", "CE+Lite0+L1"] == ["86.5", "52.2", "68.4"]
     assert by_name["super-resolution 8x", "none (input as it is)"] == ["84.2", "57.6", "78.1"]
     assert by_name["super-resolution 8x", "CE+L1"] == ["93.7", "70.6", "66.4"]
-    for ours_only in ("none (realigned)", "none (bilinear)", "none (input as it is, centre-sampled)"):
+    for ours_only in (
+        "none (realigned)",
+        "none (bilinear)",
+        "none (input as it is, centre-sampled)",
+    ):
         assert by_name["super-resolution 8x", ours_only] == ["-", "-", "-"]
 
 
@@ -146,6 +150,10 @@ def test_figure_shows_a_row_per_sample_and_the_legend(words: list[str], tmp_path
         colors = {color for _, color in two.convert("RGB").getcolors(2**20) or []}
     assert LABELS[LABEL_ID["road"]].color in colors
     assert LABELS[LABEL_ID["train"]].color not in colors
+    draw(cells["densify-ce_vgg_l1"], "worst of its own")  # the others have no picture of it
+    main(words)
+    with Image.open(path) as same:
+        assert same.size == two.size
 
 
 def test_a_grid_that_was_never_run_is_said_so(words: list[str]) -> None:

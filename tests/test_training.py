@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,11 @@ def test_a_restoring_run_leaves_everything_a_user_looks_for(words: Words, genera
     assert [n for n, _ in losses_of(config.run)] == [8, 16, 24, 32]
     assert all(set(losses) == {"ce", "perceptual", "l1"} for _, losses in losses_of(config.run))
     assert (config.run / "samples" / "000000032.png").is_file()
-    assert len(list((config.run / "pictures").glob("*_restored.png"))) == 2
+    samples = json.loads((config.run / "samples.json").read_text())
+    ranked = [sample["key"] for sample in sorted(samples, key=itemgetter("accu"))]
+    first = sorted(sample["key"] for sample in samples)[:2]
+    drawn = {p.name for p in (config.run / "pictures").glob("*_restored.png")}
+    assert drawn == {f"{key}_restored.png" for key in {*first, *ranked[:2], *ranked[-2:]}}
     assert load_weights(config.run / "mask_generator.pth")
     assert generator.read_bytes() == before
     assert train(config)["metrics"] == result["metrics"]  # nothing left to train: the same again
