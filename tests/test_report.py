@@ -23,7 +23,7 @@ def words(tmp_path: Path) -> list[str]:
 
 def draw(cell: Cell, *keys: str) -> None:
     """Pictures of a cell: masks in the colour of road, images in grey."""
-    (cell.folder / "pictures").mkdir(parents=True)
+    (cell.folder / "pictures").mkdir(parents=True, exist_ok=True)
     for key in keys:
         for kind in KINDS:
             color = LABELS[LABEL_ID["road"]].color if "mask" in kind else (90, 90, 90)
