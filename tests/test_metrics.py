@@ -116,6 +116,13 @@ def test_calibration_error_by_hand() -> None:
     # Bin 15: 2 of 3 correct at 0.9733 on average. Bin 8: both correct at 0.5.
     expected = 3 / 5 * (0.95 + 0.97 + 1.0 - 2) / 3 + 2 / 5 * (1 - 0.5)
     assert metric.compute()["ece"] == pytest.approx(expected, abs=1e-6)
+    # A bin holds its upper end: 0.6 is in bin 9, as 0.55 is.
+    metric = SegmentationMetrics()
+    confidence = torch.tensor([[[0.6, 0.55]]])
+    metric.update(
+        ["a"], restored[..., :2], true[..., :2], torch.ones(1, 1, 1, 2).bool(), confidence
+    )
+    assert metric.compute()["ece"] == pytest.approx((0.6 + 0.55 - 1) / 2, abs=1e-6)
 
 
 def random_samples(count: int) -> tuple[list[str], list[Tensor]]:
