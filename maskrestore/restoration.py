@@ -7,6 +7,7 @@ import platform
 import sys
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -87,33 +88,50 @@ def restore(config: RestoreConfig) -> int:
     return 2 if found else 0
 
 
-def read_run(config: RestoreConfig) -> RunConfig:
-    """The settings of the run whose checkpoint is given, to be operated as config says.
+def find_run(given: Path, setting: str) -> RunConfig:
+    """The settings of a finished run that restores masks, its `run` the folder where it is now.
 
-    Raises ConfigError or UserError if it restores no masks, or not with what is given.
+    given: that folder, or the mask_generator.pth in it, as the setting of this name was. Raises
+    ConfigError or UserError if it is none.
     """
-    given, folder = config.checkpoint, config.checkpoint
+    folder = given
     if given.is_file():
         folder = given.parent
         if given.name != WEIGHTS:
-            raise UserError(f"checkpoint={given}: give a run folder, or the {WEIGHTS} in it")
+            raise UserError(f"{setting}={given}: give a run folder, or the {WEIGHTS} in it")
     if not (folder / "config.yaml").is_file():
         raise UserError(
-            f"checkpoint={given} is not of a run: there is no {folder}/config.yaml, which tells "
+            f"{setting}={given} is not of a run: there is no {folder}/config.yaml, which tells "
             "what the network looks like"
         )
     run = read_run_config(folder / "config.yaml")
     if run.task == "synthesis" or not run.trains:
         raise UserError(
-            f"checkpoint={given}: a run with task={run.task} loss={run.loss} trains no mask "
+            f"{setting}={given}: a run with task={run.task} loss={run.loss} trains no mask "
             "generator; give one with task=densify or super_resolution and another loss than none"
         )
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(
-            f"checkpoint={given}: the run is not finished, there is no {weights}; the command that "
+            f"{setting}={given}: the run is not finished, there is no {weights}; the command that "
             "started it continues it"
         )
+    logits = load_weights(weights).get("conv_logits.weight")
+    if logits is not None and len(logits) != NUM_CLASSES:
+        raise UserError(
+            f"{weights}: restores {len(logits)} classes, but the masks here have {NUM_CLASSES} "
+            f"(ids 0..{NUM_CLASSES - 1} of Cityscapes)"
+        )
+    return run.model_copy(update={"run": folder})
+
+
+def read_run(config: RestoreConfig) -> RunConfig:
+    """The settings of the run whose checkpoint is given, to be operated as config says.
+
+    Raises ConfigError or UserError if it restores no masks, or not with what is given.
+    """
+    given = config.checkpoint
+    run = find_run(given, "checkpoint")
     if config.augment and not (config.generator or run.generator.path):
         raise UserError(
             f"augment=true: the run of checkpoint={given} has no image generator; give one as "
@@ -124,12 +142,6 @@ def read_run(config: RestoreConfig) -> RunConfig:
         raise ConfigError(
             f"images: must be given, as images=DIR: the run of checkpoint={given} was trained with "
             "condition=mask_image and sees the picture as well"
-        )
-    logits = load_weights(weights).get("conv_logits.weight")
-    if logits is not None and len(logits) != NUM_CLASSES:
-        raise UserError(
-            f"{weights}: restores {len(logits)} classes, but the masks here have {NUM_CLASSES} "
-            f"(ids 0..{NUM_CLASSES - 1} of Cityscapes)"
         )
     distributed = {
         **{"device": config.device, "num_processes": 0, "cpu_threads": config.cpu_threads},
@@ -142,7 +154,6 @@ def read_run(config: RestoreConfig) -> RunConfig:
         generator["edges"] = "argmax"
     return run.model_copy(
         update={
-            "run": folder,
             "distributed": run.distributed.model_copy(update=distributed),
             "generator": run.generator.model_copy(update=generator),
             # Processes wait for the one that has the largest masks.

@@ -1,4 +1,4 @@
-"""The settings of restore.py."""
+"""The settings of restore.py and export.py."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,3 +76,14 @@ class RestoreConfig(Section):
         if self.keep_annotated is not None:
             return self.keep_annotated
         return run.task == "densify" and run.degradation in ("task", "drop", "scribbles")
+
+
+class ExportConfig(Section):
+    """What export.py writes, of which run."""
+
+    run: Path
+    """Folder of a finished run with task=densify or super_resolution."""
+    output: Path
+    """Folder for the exported files."""
+    overwrite: bool = False
+    """Replace files of these names in the output folder."""

