@@ -54,7 +54,11 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
     if source.is_file():
         root, paths = source.parent, [source]
     elif source.is_dir():
-        root, paths = source, sorted(path for path in source.rglob("*.png") if path.is_file())
+        root = source
+        # Some systems leave hidden files beside others, named like them (._a.png).
+        paths = sorted(
+            path for path in source.rglob("*.png") if path.is_file() and path.name[0] != "."
+        )
     else:
         raise UserError(f"input={source}: there is no such file or folder")
     if not paths:

@@ -138,6 +138,11 @@ def read_run(config: RestoreConfig) -> RunConfig:
             "generator=FILE (the official latest_net_G.pth, or generator.pth of a run with "
             "task=synthesis)"
         )
+    if run.task == "super_resolution" and config.keep_annotated:
+        raise ConfigError(
+            f"keep_annotated=true: the run of checkpoint={given} has task=super_resolution, where "
+            "all of the small map counts as annotated: it would come back as it is; leave that out"
+        )
     if run.image_channels and config.images is None:
         raise ConfigError(
             f"images: must be given, as images=DIR: the run of checkpoint={given} was trained with "

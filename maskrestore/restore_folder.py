@@ -76,22 +76,14 @@ class RestoreFolder:
     ) -> None:
         path = self.folder / FACTS
         before = _read_facts(path) if path.exists() else None
+        different = _different(before or {}, self._identity)
         remedy = "give another folder as output=DIR, or overwrite=true"
-        if before is not None and not overwrite:
-            old, new = (
-                dict(flatten(each)) for each in (before, json.loads(json.dumps(self._identity)))
+        if before is not None and different and not overwrite:
+            raise UserError(
+                f"output={self.folder} was made with other settings:\n  "
+                + "\n  ".join(different)
+                + f"\ngive those again to continue, or {remedy}"
             )
-            different = [
-                f"{key}: {old.get(key)} -> {value}"
-                for key, value in new.items()
-                if old.get(key) != value
-            ]
-            if different:
-                raise UserError(
-                    f"output={self.folder} was made with other settings:\n  "
-                    + "\n  ".join(different)
-                    + f"\ngive those again to continue, or {remedy}"
-                )
         if not overwrite:
             ours = {line["file"] for line in self._lines()}
             names = [
@@ -111,7 +103,12 @@ class RestoreFolder:
         for journal in (self.folder / JOURNALS).glob("*/*.jsonl"):
             if not journal.name.startswith(self._digest):  # its files are about to be replaced
                 journal.unlink()
-        write_atomically(path, json.dumps({**self._identity, **facts}, indent=1).encode())
+        # A folder that other code began is told to be of both.
+        commits = [] if before is None or different else list(before.get("commits", []))
+        if facts["commit"] not in commits:
+            commits.append(facts["commit"])
+        told = {**self._identity, **facts, "commits": commits}
+        write_atomically(path, json.dumps(told, indent=1).encode())
 
     def done(self, masks: Sequence[MaskFile], augment: bool) -> set[str]:
         """Names of the masks whose files are there, made from the files as they are now."""
@@ -193,6 +190,11 @@ def stamp(mask: MaskFile) -> list[int]:
             facts = None
         found += (facts.st_size, facts.st_mtime_ns) if facts is not None else (0, 0)
     return found
+
+
+def _different(before: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    old, new = dict(flatten(before)), dict(flatten(identity))
+    return [f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

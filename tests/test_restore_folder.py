@@ -78,7 +78,7 @@ def test_the_same_command_continues_and_touches_nothing_else(run: Path, tmp_path
     facts = json.loads((out / "restore.json").read_text())
     assert facts["encoding"] == "ids"
     assert len(facts["checkpoint_sha256"]) == 64
-    assert facts["commit"]
+    assert facts["commits"] == [facts["commit"]]
 
     done = restore(run, source, out, "fit=tile")
     assert done.returncode == 2
@@ -88,6 +88,27 @@ def test_the_same_command_continues_and_touches_nothing_else(run: Path, tmp_path
     assert "restored: 3\n" in done.stdout
     assert (out / "a_restored.png").stat().st_mtime_ns != before[out / "a_restored.png"]
     assert "\nrestored: 3\n" in restore(run, source, out, "overwrite=true").stdout
+
+
+def test_a_killed_process_s_files_are_its_own_and_are_made_again(run: Path, tmp_path: Path) -> None:
+    """It was killed before its journal said that the last mask is done, in mid-line."""
+    for name in "abc":
+        draw_mask(tmp_path / f"in/{name}.png", seed=ord(name))
+    draw_mask(tmp_path / "in/._a.png")
+    out = tmp_path / "out"
+    assert restore(run, tmp_path / "in", out).returncode == 0
+    (journal,) = out.glob(".restore/*/*.jsonl")
+    whole = journal.read_text()
+    journal.write_text(whole[: whole.rindex('"row"')])
+    (out / ".c_restored.png.partial").write_text("half")
+    again = restore(run, tmp_path / "in", out)
+    assert "restored: 1, done before: 2" in again.stdout
+    assert not list(out.glob("*.partial"))
+    assert set(rows_of(out)) == {"a.png", "b.png", "c.png"}
+    journal.unlink()
+    foreign = restore(run, tmp_path / "in", out)
+    assert foreign.returncode == 2
+    assert "files in the way that this command did not write: 9" in foreign.stderr
 
 
 def test_files_of_others_are_not_overwritten(run: Path, tmp_path: Path) -> None:
@@ -159,6 +180,7 @@ def test_mistakes_in_what_is_given_are_explained(run: Path, tmp_path: Path) -> N
     (bare / "mask_generator.pth").write_bytes((run / "mask_generator.pth").read_bytes())
     synthesis, unfinished = make_run(tmp_path / "s", "task=synthesis"), make_run(tmp_path / "u")
     (unfinished / "mask_generator.pth").unlink()
+    smaller = make_run(tmp_path / "smaller", "task=super_resolution")
     few, wide = make_run(tmp_path / "few"), make_run(tmp_path / "wide")
     save_weights(MaskGenerator(19, 8, 4, SIZE).state_dict(), few / "mask_generator.pth")
     save_weights(MaskGenerator(NUM_CLASSES, 16, 4, SIZE).state_dict(), wide / "mask_generator.pth")
@@ -178,6 +200,7 @@ def test_mistakes_in_what_is_given_are_explained(run: Path, tmp_path: Path) -> N
         ([f"input={tmp_path}/mixed"], "b.png holds colours, a.png ids"),
         ([f"output={source}"], "whose masks would get mixed with restored ones"),
         ([f"output={source}/out"], "whose masks would get mixed with restored ones"),
+        ([f"checkpoint={smaller}", "keep_annotated=true"], "it would come back as it is"),
         (["augment=true"], "has no image generator; give one as generator=FILE"),
         (["augment=true", "generator=nowhere.pth"], "there is no image generator nowhere.pth"),
     ):
