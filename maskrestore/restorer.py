@@ -157,8 +157,8 @@ class Restorer:
         if factor > 1:
             sampling = self._run.degrade.sampling
         small = resize_nearest(ids, (size[0] // factor, size[1] // factor), sampling)
-        piece = _repeat(small, factor)
-        return Shrunk(given, piece), iter([(piece, _image_piece(image, size))])
+        shrunk, resized = Shrunk(given, _repeat(small, factor)), _image_piece(image, size)
+        return shrunk, ((piece, resized) for piece in shrunk.pieces())
 
     def _tile(self, ids: Tensor, given: Tensor, image: Pixels | None) -> tuple[Tiles, Pieces]:
         size = self._run.data.height_width

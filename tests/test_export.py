@@ -16,6 +16,8 @@ from maskrestore.config import RunConfig
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.restore_config import ExportConfig
 
+pytestmark = pytest.mark.slow
+
 
 def run_export(run: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return run_program([str(ROOT / "export.py"), f"run={run}", f"output={output}", *more])

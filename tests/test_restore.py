@@ -28,6 +28,9 @@ from maskrestore.segmap import generator_input, one_hot, to_uint8
 from shards import cityscapes
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")

@@ -20,6 +20,9 @@ from maskrestore.restore_config import RestoreConfig
 from maskrestore.settings import ConfigError, UserError, parse
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
