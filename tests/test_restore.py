@@ -27,7 +27,6 @@ from maskrestore.mask_files import KNOWN_BLACK
 from maskrestore.segmap import generator_input, one_hot, to_uint8
 from shards import cityscapes
 
-
 pytestmark = pytest.mark.slow
 
 

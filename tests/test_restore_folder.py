@@ -19,7 +19,6 @@ from maskrestore.models.pretrained import save_weights
 from maskrestore.restore_config import RestoreConfig
 from maskrestore.settings import ConfigError, UserError, parse
 
-
 pytestmark = pytest.mark.slow
 
 
