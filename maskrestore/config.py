@@ -147,7 +147,8 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = 16
     """Images per process and forward pass."""
     num_pictures: NonNegativeInt = 4
-    """Val samples shown in the pictures of samples/ and in Figure 2."""
+    """Val samples that are drawn, for samples/ and Figure 2, and as many of the worst and of the
+    best by accu."""
 
 
 class RunConfig(Section):

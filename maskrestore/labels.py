@@ -64,3 +64,6 @@ EVALUATED_IDS = tuple(label.id for label in LABELS if label.train_id != 255)
 """The raw ids of the 19 classes that the official benchmark averages over, in train id order."""
 
 LABEL_ID = {label.name: label.id for label in LABELS}
+
+KNOWN_BLACK = "troisdorf_000000_000073"
+"""Key of the train_extra picture that was published black; its mask shows nothing."""

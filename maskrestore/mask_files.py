@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskrestore.encodings import Picture, decode_picture, detect
+from maskrestore.labels import KNOWN_BLACK
 from maskrestore.restore_config import Encoding
+from maskrestore.sample import UNREADABLE
 from maskrestore.settings import UserError
 
 COARSE = "_gtCoarse_labelIds.png"
 """How Cityscapes names its coarse masks; {split}/{city}/{city}_{sequence}_{frame} stands before."""
-KNOWN_BLACK = "troisdorf_000000_000073"
-"""train_extra picture of Cityscapes that was published black; its mask shows nothing."""
 NUM_LOOKED_AT = 32
 """Masks by which encoding=auto decides."""
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises of files that are no pictures, or would fill the memory."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ ENCODING = 2
 MAX_PIXELS = 2**26
 """Of a member; a picture that claims more is not unpacked (Cityscapes has 2**21)."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises of files that are no pictures, or would fill the memory."""
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START = _SIGNATURE + b"\0\0\0\rIHDR"
 

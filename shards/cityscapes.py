@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.data_config import SourceConfig
-from maskrestore.labels import NUM_CLASSES
+from maskrestore.labels import KNOWN_BLACK, NUM_CLASSES
 from maskrestore.sample import Sample
 from maskrestore.settings import ConfigError, UserError
 from shards.coarse import simulate_coarse
@@ -37,8 +37,6 @@ from shards.source import (
 from shards.workers import look_at_all
 
 SPLITS = ("train", "val", "train_extra")
-KNOWN_BLACK = "troisdorf_000000_000073"
-"""train_extra picture that was published black; left out by name, others when they are read."""
 
 IMAGE = ("leftImg8bit", "leftImg8bit")
 FINE = ("gtFine", "gtFine_labelIds")

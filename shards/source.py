@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskrestore.labels import LABELS, NUM_CLASSES
-from maskrestore.sample import Sample
+from maskrestore.sample import UNREADABLE, Sample
 from maskrestore.settings import UserError
 
 COUNTABLE = [label.id for label in LABELS if label.has_instances]
@@ -38,10 +38,6 @@ class Source:
     notes: tuple[str, ...]
     splits: dict[str, tuple[Item, ...]]
     read: Callable[[Item], Sample | None]
-
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises of files that are no pictures, or would fill the memory."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,8 @@ from tiny_runs import Words, run_train
 
 from maskrestore.data import val_batches
 from maskrestore.evaluation import load_frozen_generator
-from maskrestore.labels import LABELS
-from maskrestore.mask_files import KNOWN_BLACK
+from maskrestore.labels import KNOWN_BLACK, LABELS
 from maskrestore.segmap import generator_input, one_hot, to_uint8
-from shards import cityscapes
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +178,6 @@ def test_a_run_that_sees_pictures_is_given_them(tmp_path: Path) -> None:
 def test_a_cityscapes_tree_becomes_one_and_the_black_picture_is_left_out(
     run: Path, tmp_path: Path
 ) -> None:
-    assert KNOWN_BLACK == cityscapes.KNOWN_BLACK
     coarse, root = tmp_path / "data/gtCoarse", tmp_path / "data"
     keys = {"train/aachen": "aachen_000000_000019", "train_extra/troisdorf": KNOWN_BLACK}
     for folder, key in (keys | {"val/ulm": "ulm_000001_000019"}).items():
