@@ -19,8 +19,8 @@ MOST_COLORS = 256
 """That a PNG with a palette can hold."""
 
 VOID = "not annotated or void"
-NAMES = {label.color: label.name for label in reversed(LABELS)} | {LABELS[0].color: VOID}
-NAMES = {label.color: NAMES[label.color] for label in (*LABELS[5:], LABELS[0])}
+_FIRST = {label.color: label.name for label in reversed(LABELS)} | {LABELS[0].color: VOID}
+NAMES = {label.color: _FIRST[label.color] for label in (*LABELS[5:], LABELS[0])}
 """RGB colour -> the class that it stands for, in the order of the table of labels, void last; where
 several share one, the first of them."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.grid import Grid
 from launch.inline import NAMES, Pictures
-from launch.rows import Outcome, Row, untrained_rivals
+from launch.rows import Outcome, Row, input_of, untrained_rivals
 from launch.table import QUOTED, Line, Table, columns, is_weak, shown
 from maskrestore.labels import EVALUATED_IDS, LABELS
 
@@ -153,6 +153,7 @@ def _row(
         "paper": list(line.paper),
         "trains": row.config.trains,
         "figures": {key: _figure(key, row, rows, rivals) for key in keys},
+        "input": " ".join(input_of(row.config)),
         "rivals": [other.name for other in rivals],
         "rival": getattr(_best(rivals, "miou19"), "name", None),
         "iou": _mean_iou(row),

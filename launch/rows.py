@@ -188,9 +188,12 @@ def _is_of_paper(config: RunConfig) -> bool:
 
 
 def task_name(config: RunConfig) -> str:
-    """The task in the paper's words, and what damages the mask if it is not the paper's."""
+    """The task in the paper's words, and what is not the paper's: the damage, the protocol."""
     name = TASKS.get(config.task, f"super-resolution {config.degrade.factor}x")
-    return f"{name} ({DAMAGE[config.degradation]})" if config.degradation in DAMAGE else name
+    if config.degradation in DAMAGE:
+        name += f" ({DAMAGE[config.degradation]})"
+    is_strict = config.protocol == "strict" and config.task != "synthesis"
+    return f"{name}, strict" if is_strict else name
 
 
 def loss_name(config: RunConfig) -> str:
@@ -222,15 +225,22 @@ def _variants(config: RunConfig) -> Iterator[str]:
         yield EDGES[config.generator.edges]
 
 
+def input_of(config: RunConfig) -> tuple[str, ...]:
+    """What decides the incomplete masks; rows are compared where they agree in it."""
+    smaller = config.task == "super_resolution"
+    sampling = config.degrade.sampling if smaller or config.degradation == "mixture" else ""
+    factor = str(config.degrade.factor) if smaller else ""
+    return config.task, config.degradation, sampling, factor
+
+
 def untrained_rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
     """The untrained rows that are given the same input as a trained one; none for an untrained."""
-    same = ("task", "degrade", "degradation")
     return [
         other
         for other in rows
         if row.config.trains
         and not other.config.trains
-        and all(getattr(other.config, name) == getattr(row.config, name) for name in same)
+        and input_of(other.config) == input_of(row.config)
     ]
 
 

@@ -196,6 +196,7 @@ def _facts(outcomes: Sequence[Outcome], has_seeds: bool) -> list[str]:
         return [outcome.result["protocol"].get(key) for outcome in only]
 
     restoring = [outcome for outcome in done if outcome.config.task != "synthesis"]
+    add("protocol", of("protocol", restoring))
     add("source", of("source"))
     sizes = [outcome.result["protocol"] for outcome in done]
     add("size", [f"{p['height']}x{p['width']}" for p in sizes if p.get("height")])

@@ -253,8 +253,8 @@ class RunConfig(Section):
             )
         if self.degrade.sampling == "corner":
             raise ValueError(
-                "protocol=strict samples at the centre, but degrade.sampling=corner: leave one of "
-                "the two out"
+                "protocol=strict samples at the centre, but degrade.sampling=corner: write "
+                "degrade.sampling=center, or protocol=paper"
             )
 
     @property

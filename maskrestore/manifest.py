@@ -66,7 +66,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _check_shard(shard: dict[str, Any]) -> None:
     """ValueError, KeyError or TypeError unless the entry is one that can be relied on.
 
-    Names reach paths and, where shards are fetched, commands; a manifest may come from outside.
+    Names reach paths and, where shards are fetched, commands; keys name the pictures of samples; a
+    manifest may come from outside.
     """
     name, sha256 = shard["name"], shard["sha256"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name):
@@ -78,6 +79,8 @@ def _check_shard(shard: dict[str, Any]) -> None:
             f"{name}: lists {len(shard['samples'])} samples and says {shard['num_samples']}"
         )
     for sample in shard["samples"]:
+        if not re.fullmatch(r"[^/\0.][^/\0]{0,199}", sample["key"]):
+            raise ValueError(f"{name}: the key {sample['key']!r} is no plain file name")
         for member, (offset, size) in sample["members"].items():
             if not (type(offset) is type(size) is int and offset >= 0 and size >= 0):
                 raise ValueError(f"{name}: {sample['key']}.{member} lies at {offset}, {size}")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from dashboard_page import Driver, needs_browser, open_page, texts
 from finished_cells import cells_of, finish, table_of, tiny_grid
-from forked import ROOT
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -25,7 +24,6 @@ from maskrestore.labels import LABEL_ID, LABELS
 from maskrestore.pictures import CAPTIONS
 from maskrestore.settings import ConfigError
 
-SCREENSHOTS = ROOT / "build" / "screenshots"
 ODD = "odd <b id=injected>x<b> & '\""
 """Of a row: what HTML takes for something of its own."""
 ODD_KEY = '"><img id=injected src=x onerror=document.title=1>'
@@ -211,7 +209,7 @@ def test_strict_rows_are_compared_over_the_evaluated_classes(tmp_path: Path) -> 
     heads, *rows = table_of(words, tmp_path)
     assert heads[2:4] == ["ours: accu (19)", "ours: mIoU (19)"]
     assert heads[4] == "ours: FID"
-    shown = {row[1]: row[2] for row in rows if row[0] == "densification"}
+    shown = {row[1]: row[2] for row in rows if row[0] == "densification, strict"}
     assert (shown["CE"], shown["CE+L1"]) == ("88.0 †", "95.0")
     folder = tmp_path / "runs" / "tiny-table1"
     assert "accu (19)" in (folder / "table1.tex").read_text()
@@ -481,6 +479,22 @@ def test_a_grid_that_has_just_begun_is_shown_as_far_as_it_is(
 
 @pytest.mark.slow
 @needs_browser
-def test_a_screenshot_of_it(page: Driver) -> None:
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.save_screenshot(str(SCREENSHOTS / "report.png"))
+def test_only_rows_of_the_same_input_are_compared(tmp_path: Path) -> None:
+    grid = tmp_path / "table1.yaml"
+    grid.write_text(
+        "rows:\n"
+        "  none: {task: super_resolution, loss: none}\n"
+        "  ce: {task: super_resolution, loss: ce}\n"
+        "  center: {task: super_resolution, loss: none, degrade: {sampling: center}}\n"
+    )
+    words = [*tiny_grid(tmp_path), f"grid={grid}"]
+    cells = cells_of(words)
+    for name, figure in (("none", 0.7), ("ce", 0.8), ("center", 0.95)):
+        finish(cells[name], figure, figure)
+    assert main(words) == 0
+    with open_page((cells["ce"].folder.parent / "table1.html").as_uri(), width=1280) as page:
+        assert "10.0 more than the best untrained: none (input as it is), 70.0" in (
+            texts(page, "#best .card")[0].replace("\u00a0", " ")
+        )
+        assert texts(page, "#table tr[data-row='ce'] td[data-key='accu'] strong") == ["80.0"]
+        assert texts(page, "#table tr[data-row='center'] td[data-key='accu'] strong") == []

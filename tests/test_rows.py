@@ -35,7 +35,7 @@ SMALL = ["task=super_resolution", "loss=ce"]
             "CE (centre-sampled)",
         ),
         ([*SMALL, "degrade.sampling=center"], "super-resolution 8x", "CE (centre-sampled)"),
-        ([*SMALL, "protocol=strict", "degrade.factor=4"], "super-resolution 4x", "CE"),
+        ([*SMALL, "protocol=strict", "degrade.factor=4"], "super-resolution 4x, strict", "CE"),
         (
             ["task=super_resolution", "loss=none", "baseline=bilinear", "condition=mask_image"],
             "super-resolution 8x",
@@ -85,3 +85,23 @@ def test_a_trained_row_is_compared_with_untrained_ones_of_the_same_damage(tmp_pa
     rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
     assert not beats_untrained(rows["scribbles-ce"], list(rows.values()), "accu")
     assert beats_untrained(rows["scribbles-ce"], list(rows.values()), "miou19")
+
+
+def test_rows_of_both_protocols_are_told_apart_and_compared_where_the_input_is_the_same(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "rows:\n"
+        "  fill: {task: densify, loss: none, baseline: fill}\n"
+        "  strict-ce: {task: densify, loss: ce, protocol: strict}\n"
+        "  none: {task: super_resolution, loss: none}\n"
+        "  strict-small-ce: {task: super_resolution, loss: ce, protocol: strict}\n"
+    )
+    words = [f"grid={path}", f"runs={tmp_path}"]
+    for cell in read_grid(GridSettings, words)[1].cells:
+        finish(cell, 0.5 if cell.config.trains else 0.9, 0.5)
+    rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
+    assert len({task_name(row.config) for row in rows.values()}) == 4
+    assert not beats_untrained(rows["strict-ce"], list(rows.values()), "accu")  # nothing is sampled
+    assert beats_untrained(rows["strict-small-ce"], list(rows.values()), "accu")  # another input

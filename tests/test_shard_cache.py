@@ -267,6 +267,17 @@ def test_a_shard_name_that_is_no_plain_file_name_is_refused(
     assert files_of(tmp_path / "cache") == set()
 
 
+@pytest.mark.parametrize("key", ["../../x", "/etc/x", "a/b", "..", ".x", "", "x" * 201, "\0", 7])
+def test_a_key_that_is_no_plain_file_name_is_refused(
+    shards: Path, tmp_path: Path, key: Any
+) -> None:
+    facts = json.loads((shards / "manifest.json").read_text())
+    facts["splits"]["val"]["shards"][0]["samples"][0]["key"] = key
+    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="is not a shard manifest"):
+        read_manifest(tmp_path)
+
+
 def test_threads_that_ask_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     server.pause = 0.1
     with ThreadPoolExecutor(4) as pool:

@@ -23,10 +23,9 @@ function showHead() {
 /** For each task: the best trained row and the best untrained one, in each figure that counts. */
 function showBest() {
   const cards = tasks.flatMap((task) => counting.map((key) => {
-    const best = (trains) => report.rows.filter((row) => row.task === task && row.trains === trains && row.figures[key]
-      && (trains || report.rows.some((other) => other.rivals.includes(row.name))))
-      .sort((a, b) => b.figures[key].value - a.figures[key].value)[0];
-    const [trained, untrained] = [best(true), best(false)];
+    const best = (rows) => rows.filter((row) => row.figures[key]).sort((a, b) => b.figures[key].value - a.figures[key].value)[0];
+    const trained = best(report.rows.filter((row) => row.task === task && row.trains));
+    const untrained = trained && best(trained.rivals.map((name) => rowNamed[name]));
     if (!trained || !untrained) return null;
     const gain = 100 * (trained.figures[key].value - untrained.figures[key].value);
     const [one, other] = [trained.figures[key].interval, untrained.figures[key].interval];
@@ -55,7 +54,7 @@ function showTable() {
     h("div", { class: "plots" }, ...counting.map(dotPlot)),
     h("ul", { class: "notes" },
       ...report.notes.map((text) => h("li", {}, text)),
-      h("li", {}, h("strong", {}, "Bold"), ": best of its task. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed."),
+      h("li", {}, h("strong", {}, "Bold"), ": best of those that are given the same input. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed."),
       ...weak, h("li", {}, columns.length > ours ? `Paper: ${report.quoted}` : "The paper has none of these rows.")));
 }
 

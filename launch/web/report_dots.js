@@ -30,7 +30,8 @@ export function dotPlot(key) {
   for (const task of tasks) {
     const own = rows.filter((row) => row.task === task);
     if (!own.length) continue;
-    const rivals = own.filter(({ name }) => own.some((row) => row.rivals.includes(name)));
+    const trained = own.find((row) => row.trains);
+    const rivals = own.filter(({ name }) => trained?.rivals.includes(name));
     const untrained = Math.max(...rivals.map((row) => 100 * row.figures[key].value));
     const top = y + LINE_HEIGHT;
     drawing.append(svg("text", { class: "group", x: 0, y: y + 14 }, task));
@@ -46,7 +47,7 @@ export function dotPlot(key) {
     svg("text", { x: x(mark), y: y + 15, "text-anchor": "middle" }, names[index])]);
   const words = rows.map((row) => `${row.task} ${nameOf(row)} ${row.figures[key].text}`).join(", ");
   return h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, `${report.headlines[key]}, %`),
-    h("p", { class: "muted" }, "● trained, ◇ untrained; whiskers: 95 % interval, or spread over seeds; dashed: the best untrained row of the trained ones' input")),
+    h("p", { class: "muted" }, "● trained, ◇ untrained; whiskers: 95 % interval, or spread over seeds; dashed: the best untrained row of the same input")),
   svg("svg", { class: "dots", viewBox: `0 0 ${PLOT_WIDTH} ${y + 22}`, role: "img", "aria-label": `${report.headlines[key]} in %: ${words}` },
     svg("g", { class: "axes" }, ...axis), drawing));
 }

@@ -23,7 +23,7 @@ export function figureCell(row, key) {
   const cell = h("td", { class: "number", data: { key, value: figure?.value ?? "" } });
   if (!figure) { fill(cell, ["-"]); return cell; }
   const [mean, spread] = figure.text.split(" ± ");
-  fill(cell, [isBest(row, key) ? h("strong", { title: "best of its task" }, mean) : mean,
+  fill(cell, [isBest(row, key) ? h("strong", { title: "best of those that are given the same input" }, mean) : mean,
     figure.weak ? h("a", { class: "weak", href: `#weak-${report.rows.indexOf(row)}`, "aria-label": "no better than an untrained row: the note" }, "†") : null,
     spread ? h("small", { class: "interval" }, ` ± ${spread}`) : null,
     figure.interval ? h("small", { class: "interval" }, figure.interval.map((end) => shown(key, end)).join("–")) : null]);
@@ -32,7 +32,7 @@ export function figureCell(row, key) {
 
 function isBest(row, key) {
   const better = LOWER_IS_BETTER.has(key) ? (a, b) => a < b : (a, b) => a > b;
-  const others = report.rows.filter((other) => other.task === row.task && other !== row && other.figures[key]);
+  const others = report.rows.filter((other) => other.task === row.task && other.input === row.input && other !== row && other.figures[key]);
   const own = row.figures[key].value;
   return others.every((other) => !better(other.figures[key].value, own)) && others.some((other) => better(own, other.figures[key].value));
 }
