@@ -5,6 +5,7 @@ is none of the 19). Colours: those of the Cityscapes labels, black where nobody 
 """
 
 import io
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,9 +23,11 @@ VOID = 255
 """The trainId of what is not evaluated, or not annotated."""
 UNKNOWN = 255
 """No id."""
+MAX_PIXELS = 178_956_970
+"""Of a mask: PIL unpacks no more."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ def decode_picture(data: bytes) -> Picture:
         hint = ": instanceIds? give the labelIds, which have 8" if kind == _GREY else ""
         raise ValueError(f"has 16 bits per channel{hint}")
     if kind not in (_GREY, _RGB, _PALETTE, _RGBA) or (kind == _GREY and depth != 8):
-        raise ValueError(f"must be grey of 8 bits, RGB or with a palette, is of {depth} bits")
+        name = {_GREY: "grey ", _GREY_ALPHA: "grey with alpha "}.get(kind, "")
+        raise ValueError(f"must be grey of 8 bits, RGB or with a palette, is {name}of {depth} bits")
+    width, height = struct.unpack(">II", data[16:24])
+    if not 0 < width * height <= MAX_PIXELS:
+        why = f"more than the {MAX_PIXELS} pixels that are read" if width * height else ""
+        raise ValueError(f"is {height}x{width} (height x width), {why or 'without a pixel'}")
     try:
         pixels = decode_member(data)
         palette: Pixels | None = None
@@ -65,8 +73,9 @@ def detect(named: Sequence[tuple[str, Picture]]) -> Encoding:
     """The one encoding of some masks (name, picture) of a data set.
 
     A grey one whose values fit both means ids, unless 255 occurs in some mask or a name says
-    trainIds. ValueError names the masks that leave it open.
+    trainIds. Blank ones fit every encoding. ValueError names the masks that leave it open.
     """
+    named = [(name, picture) for name, picture in named if not _is_blank(picture)] or named
     advice = "write encoding=ids, train_ids or colors"
     colored: list[tuple[str, Picture]] = []
     grey: list[tuple[str, Picture]] = []
@@ -89,6 +98,13 @@ def detect(named: Sequence[tuple[str, Picture]]) -> Encoding:
                 f"{picture.pixels[only_ids][0]}, which is no trainId: {advice}"
             )
     return "train_ids" if void else "ids"
+
+
+def _is_blank(picture: Picture) -> bool:
+    """Nothing but 0, or black."""
+    if picture.palette is None:
+        return not picture.pixels.any()
+    return not picture.palette[np.unique(picture.pixels)].any()
 
 
 def _is_colored(name: str, picture: Picture, advice: str) -> bool:
@@ -128,7 +144,9 @@ def to_ids(picture: Picture, encoding: Encoding) -> Pixels:
     ids = _ids_of(encoding)[pixels]
     if (ids == UNKNOWN).any():
         value = int(pixels[ids == UNKNOWN][0])
-        allowed = "0..33" if encoding == "ids" else "0..18 or 255"
+        allowed, known = "0..33", "unlabeled (0) to bicycle (33)"
+        if encoding == "train_ids":
+            allowed, known = "0..18 or 255", "road (0) to bicycle (18)"
         hint = ""
         if value == VOID:
             hint = "; 255 is the void of trainIds, which encoding=train_ids reads"
@@ -136,7 +154,7 @@ def to_ids(picture: Picture, encoding: Encoding) -> Pixels:
             hint = f"; as an id it is {LABELS[value].name}, which encoding=ids reads"
         raise ValueError(
             f"{_count(ids == UNKNOWN)} of values that are not {allowed}, the first {value}; the "
-            f"nearest is {LABELS[-1].name}{hint}"
+            f"nearest is bicycle, the last of {known}{hint}"
         )
     return ids
 

@@ -51,6 +51,12 @@ def interlaced(ids: np.ndarray) -> bytes:
     return data
 
 
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """A PNG whose head tells another size."""
+    head = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
 def test_ids_come_and_go_as_they_are() -> None:
     picture = decode_picture(png(Image.fromarray(IDS)))
     assert np.array_equal(to_ids(picture, "ids"), IDS)
@@ -97,6 +103,9 @@ def test_a_palette_of_greys_holds_ids() -> None:
         ([("a.png", grey(0, 7)), ("b.png", grey(0, 255))], "train_ids"),
         ([("a_labelTrainIds.png", grey(0, 7))], "train_ids"),
         ([("a.png", grey(7, 40))], "ids"),
+        ([("a.png", Picture(COLORS[IDS])), ("blank.png", grey(0, 0))], "colors"),
+        ([("a.png", grey(7)), ("blank.png", Picture(np.zeros((1, 2, 3), np.uint8)))], "ids"),
+        ([("blank.png", grey(0, 0))], "ids"),
     ],
 )
 def test_the_encoding_of_grey_masks_is_found(named: list[tuple[str, Picture]], found: str) -> None:
@@ -125,7 +134,8 @@ def test_what_leaves_the_encoding_open_is_refused_by_name(
         (
             grey(7, 40, 40),
             "ids",
-            "2 of 3 pixels are of values that are not 0..33, the first 40; .* is bicycle",
+            "2 of 3 pixels are of values that are not 0..33, the first 40; .* is bicycle, the "
+            r"last of unlabeled \(0\) to bicycle \(33\)",
         ),
         (grey(7, 255), "ids", "1 of 2 pixels .* 255 is the void of trainIds, which encoding=train"),
         (grey(7, 26), "train_ids", "not 0..18 or 255, the first 26.*as an id it is car"),
@@ -145,6 +155,14 @@ def test_unknown_values_are_named_with_the_nearest_class(
         to_ids(picture, encoding)
 
 
+def test_a_blank_palette_mask_fits_a_folder_of_colours() -> None:
+    image = Image.new("P", (4, 3))
+    image.putpalette(PALETTE)
+    blank = decode_picture(png(image))
+    assert detect([("a.png", Picture(COLORS[IDS])), ("blank.png", blank)]) == "colors"
+    assert (to_ids(blank, "colors") == 0).all()
+
+
 def test_pictures_that_are_no_masks_say_what_they_are() -> None:
     whole = png(Image.fromarray(np.resize(IDS, (64, 64))))
     cases = {
@@ -152,7 +170,9 @@ def test_pictures_that_are_no_masks_say_what_they_are() -> None:
         whole[: len(whole) // 2]: "is not a whole PNG",
         png(Image.fromarray(IDS.astype(np.uint16))): "16 bits per channel: instanceIds.*labelIds",
         png(Image.fromarray(IDS > 3)): "must be grey of 8 bits",
-        png(Image.fromarray(IDS).convert("LA")): "must be grey of 8 bits",
+        png(Image.fromarray(IDS).convert("LA")): "grey of 8 bits.*, is grey with alpha of 8 bits",
+        claiming(whole, 0, 64): r"is 64x0 \(height x width\), without a pixel",
+        claiming(whole, 20_000, 10_000): r"is 10000x20000 .*, more than the 178956970 pixels",
     }
     for data, message in cases.items():
         with pytest.raises(ValueError, match=message):
