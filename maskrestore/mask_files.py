@@ -1,7 +1,8 @@
 """Which masks there are to restore, their pictures, and what the restored files are called."""
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -52,11 +53,11 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
     if source.is_file():
         root, paths = source.parent, [source]
     elif source.is_dir():
-        root = source
-        # Some systems leave hidden files beside others, named like them (._a.png).
-        paths = sorted(
-            path for path in source.rglob("*.png") if path.is_file() and path.name[0] != "."
-        )
+        root, unreadable = source, list[str]()
+        paths = sorted(_pngs(source, frozenset(), unreadable))
+        if unreadable:
+            shown = "\n  ".join(unreadable)
+            raise UserError(f"input={source}: folders that cannot be read:\n  {shown}")
     else:
         raise UserError(f"input={source}: there is no such file or folder")
     if not paths:
@@ -74,7 +75,44 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
         paths = [path for path in coarse if path not in known_black]
         if not paths:
             raise UserError(f"input={source}: nothing is left to restore\n" + "\n".join(notes))
-    return [_mask_file(root, path, images) for path in paths], notes
+    if images is not None and images.is_file() and len(paths) > 1:
+        raise UserError(
+            f"images={images} is one picture, but input={source} holds {len(paths)} masks: give "
+            "the folder of their pictures"
+        )
+    masks = [_mask_file(root, path, images) for path in paths]
+    first: dict[str, str] = {}
+    for mask in masks:  # a.PNG beside a.png
+        other = first.setdefault(mask.restored, mask.name)
+        if other != mask.name:
+            raise UserError(
+                f"input={source}: {other} and {mask.name} would both become {mask.restored}: "
+                "rename one of them"
+            )
+    return masks, notes
+
+
+def _pngs(folder: Path, above: frozenset[Path], unreadable: list[str]) -> Iterator[Path]:
+    """PNGs by name beneath a folder, in linked folders too, and links to nothing, which are to be
+    told of when they are read. above: the folder's parents, since links can lead in a circle."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        unreadable.append(f"{folder}: {error.strerror}")
+        return
+    for name in names:
+        path = folder / name
+        if os.path.isdir(path):  # not Path.is_dir, which some broken links make fail
+            yield from _pngs(path, above | {real}, unreadable)
+        # Some systems leave hidden files beside others, named like them (._a.png).
+        elif name[0] == "." or not name.lower().endswith(".png"):
+            continue
+        elif path.is_symlink() or path.is_file():
+            yield path
 
 
 def _mask_file(root: Path, path: Path, images: Path | None) -> MaskFile:
