@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +34,7 @@ COLUMNS = (
     "regions",
     "problem",
 )
+MANIFEST, PAIR = "manifest.csv", ("image", "mask")
 SHOWN = 20
 """Files that a message names at most."""
 
@@ -47,33 +48,55 @@ class RestoreFolder:
 
     def __init__(self, folder: Path, part: str, rank: int, identity: Mapping[str, Any]) -> None:
         self.folder, self._identity = folder, identity
+        self._part = part
         text = json.dumps(identity, sort_keys=True).encode()
         self._digest = hashlib.sha256(text).hexdigest()[:16]
         self._own = folder / JOURNALS / part.replace("/", "of")
         self._path = self._own / f"{self._digest}-{rank}.jsonl"
-        self._journal: TextIO | None = None
         self._writing = threading.Lock()
 
     def claim(
         self, masks: Sequence[MaskFile], augment: bool, facts: Mapping[str, Any], overwrite: bool
-    ) -> TextIO:
-        """Make the folder this command's, on the main process; it is until the file is closed.
+    ) -> ExitStack:
+        """Make the folder this command's, on the main process; it is until the stack is closed.
 
         Raises UserError if the folder was made with other settings, holds files in the way of ours,
-        or if the same command is at work on it.
+        or if this part, or a command with other settings or another number of parts, is at work.
         """
-        held = lock(self._own)
-        try:
-            with self._alone():
-                self._claim(masks, augment, facts, overwrite)
-        except BaseException:
-            held.close()
-            raise
-        return held
+        if not (self.folder / JOURNALS).exists():  # a refusal leaves nothing behind
+            self._check(masks, augment, overwrite)
+        with ExitStack() as held, self._alone():
+            held.enter_context(lock(self._own))
+            held.enter_context(self._join())
+            before, different = self._check(masks, augment, overwrite)
+            self._begin(before, different, facts)
+            return held.pop_all()
 
-    def _claim(
-        self, masks: Sequence[MaskFile], augment: bool, facts: Mapping[str, Any], overwrite: bool
-    ) -> None:
+    def _join(self) -> TextIO:
+        """Hold the folder together with the other parts of this command only."""
+        ours = f"part=.../{self._part.partition('/')[2]} settings={self._digest}"
+        file = open(self.folder / JOURNALS / "at_work", "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(ours)
+            file.flush()
+        except BlockingIOError:
+            file.seek(0)
+            theirs = file.read()
+            if theirs != ours:
+                file.close()
+                raise UserError(
+                    f"output={self.folder}: a command with other settings, or another number of "
+                    f"parts, is at work on it ({theirs}; this one: {ours}): wait for its end"
+                ) from None
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    def _check(
+        self, masks: Sequence[MaskFile], augment: bool, overwrite: bool
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """What restore.json holds, if there is one, and what differs; UserError if not ours."""
         path = self.folder / FACTS
         before = _read_facts(path) if path.exists() else None
         different = _different(before or {}, self._identity)
@@ -85,14 +108,14 @@ class RestoreFolder:
                 + f"\ngive those again to continue, or {remedy}"
             )
         if not overwrite:
-            ours = {line["file"] for line in self._lines()}
+            ours = {line["file"] for line in self._lines() if line["state"] != "failed"}
             names = [
                 name
                 for mask in masks
                 if mask.name not in ours
                 for name in mask.outputs(augment).values()
             ]
-            tables = [] if before else ["summary.csv", *(["manifest.csv"] if augment else [])]
+            tables = [] if before else ["summary.csv", *([MANIFEST] if augment else [])]
             found = in_the_way(self.folder, [*names, *tables])
             if found:
                 shown = "\n  ".join(found[:SHOWN])
@@ -100,6 +123,13 @@ class RestoreFolder:
                     f"output={self.folder}: files in the way that this command did not write: "
                     f"{len(found)}\n  {shown}\n{remedy}"
                 )
+        return before, different
+
+    def _begin(
+        self, before: dict[str, Any] | None, different: Sequence[str], facts: Mapping[str, Any]
+    ) -> None:
+        if before is not None and different and before.get("augment"):
+            self._remove_pairs()
         for journal in (self.folder / JOURNALS).glob("*/*.jsonl"):
             if not journal.name.startswith(self._digest):  # its files are about to be replaced
                 journal.unlink()
@@ -108,7 +138,18 @@ class RestoreFolder:
         if facts["commit"] not in commits:
             commits.append(facts["commit"])
         told = {**self._identity, **facts, "commits": commits}
-        write_atomically(path, json.dumps(told, indent=1).encode())
+        write_atomically(self.folder / FACTS, json.dumps(told, indent=1).encode())
+
+    def _remove_pairs(self) -> None:
+        """manifest.csv and its synthesised pairs: other settings made them."""
+        manifest = self.folder / MANIFEST
+        if manifest.exists():
+            with open(manifest, encoding="utf-8", errors="replace", newline="") as file:
+                names = [row.get(kind) or "" for row in csv.DictReader(file) for kind in PAIR]
+            for name in names:
+                if name.endswith(("_synthesized.png", "_synthesized_mask.png")):
+                    (self.folder / name).unlink(missing_ok=True)
+            manifest.unlink()
 
     def done(self, masks: Sequence[MaskFile], augment: bool) -> set[str]:
         """Names of the masks whose files are there, made from the files as they are now."""
@@ -125,15 +166,12 @@ class RestoreFolder:
     def note(self, mask: MaskFile, state: str, **more: Any) -> None:
         """Add a line on a mask, from any thread: state begun; done, with its `stamp` as it was when
         it was read and its `row` of the summary; or failed, with the `problem`."""
-        with self._writing:
-            if self._journal is None:
-                self._own.mkdir(parents=True, exist_ok=True)
-                self._journal = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-                self._journal.write("\n")  # after a line that was cut off
-            line = {"file": mask.name, "state": state, "time": time.time(), **more}
-            self._journal.write(json.dumps(line) + "\n")
-            self._journal.flush()
-            os.fsync(self._journal.fileno())
+        line = {"file": mask.name, "state": state, "time": time.time(), **more}
+        self._own.mkdir(parents=True, exist_ok=True)
+        with self._writing, open(self._path, "a", encoding="utf-8") as journal:
+            journal.write(f"\n{json.dumps(line)}\n")  # the last one may be cut off
+            journal.flush()
+            os.fsync(journal.fileno())
 
     def summarize(self, masks: Sequence[MaskFile], augment: bool) -> None:
         """Write summary.csv, and manifest.csv of the synthesised pairs, of all that is known by now
@@ -158,8 +196,8 @@ class RestoreFolder:
                     if line["state"] == "done"
                     for names in [mask.outputs(True)]
                 ]
-                columns = ("image", "mask", "restored", "input")
-                write_atomically(self.folder / "manifest.csv", _table(columns, pairs))
+                columns = (*PAIR, "restored", "input")
+                write_atomically(self.folder / MANIFEST, _table(columns, pairs))
 
     def _lines(self) -> list[dict[str, Any]]:
         """All lines of this command's journals, by time; the last one on a mask counts."""
@@ -167,7 +205,9 @@ class RestoreFolder:
         for path in (self.folder / JOURNALS).glob(f"*/{self._digest}-*.jsonl"):
             for text in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError):  # empty, or cut off when the process was killed
-                    found.append(json.loads(text))
+                    line = json.loads(text)
+                    if isinstance(line, dict) and {"file", "state", "time"} <= line.keys():
+                        found.append(line)
         # A mask moves to another process's journal when their number changes.
         return sorted(found, key=lambda line: float(line["time"]))
 
@@ -209,4 +249,5 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    return text.getvalue().encode()
+    # Names of files need not be UTF-8; the table is.
+    return text.getvalue().encode(errors="backslashreplace")
