@@ -15,6 +15,7 @@ import torch
 from maskrestore import provenance
 from maskrestore.config import RunConfig
 from maskrestore.distributed import (
+    Accelerator,
     broadcast_object,
     gather_objects,
     make_accelerator,
@@ -52,7 +53,7 @@ def restore(config: RestoreConfig) -> int:
     asked to stop: what was written until then is whole, and the same command continues.
     """
     run = read_run(config)
-    accelerator = make_accelerator(run, for_training=False)
+    accelerator = _make_accelerator(config, run)
     planned = on_main_process(accelerator, lambda: _plan(config, run))
     plan = cast(Plan, broadcast_object(planned))
     folder = RestoreFolder(config.output, config.part, accelerator.process_index, plan.identity)
@@ -69,8 +70,11 @@ def restore(config: RestoreConfig) -> int:
     is_main = accelerator.is_main_process
     if is_main:
         print(*plan.notes, f"encoding: {plan.encoding}", sep="\n")
+    label = "restore"
+    if accelerator.num_processes > 1:
+        label += f", process 1 of {accelerator.num_processes}"
     with StopRequest() as stop:
-        problems = together(lambda: restorer.restore(own, stop, show_progress=is_main))
+        problems = together(lambda: restorer.restore(own, stop, label if is_main else None))
     found = [line for part in gather_objects(accelerator, problems) for line in part]
     on_main_process(accelerator, lambda: folder.summarize(plan.masks, config.augment))
     if is_main:
@@ -148,10 +152,14 @@ def read_run(config: RestoreConfig) -> RunConfig:
             f"images: must be given, as images=DIR: the run of checkpoint={given} was trained with "
             "condition=mask_image and sees the picture as well"
         )
+    precision = config.precision or run.distributed.precision
+    frozen = precision
+    if config.augment:
+        frozen = config.precision or run.distributed.frozen_precision
     distributed = {
         **{"device": config.device, "num_processes": 0, "cpu_threads": config.cpu_threads},
         **{"engine": "ddp", "zero_stage": 0, "offload_optimizer": False},
-        **{"precision": config.precision, "frozen_precision": config.precision},
+        **{"precision": precision, "frozen_precision": frozen},
         "activation_checkpointing": False,
     }
     generator: dict[str, Any] = {"path": config.generator or run.generator.path}
@@ -165,6 +173,18 @@ def read_run(config: RestoreConfig) -> RunConfig:
             "health": run.health.model_copy(update={"watchdog_seconds": 0.0}),
         }
     )
+
+
+def _make_accelerator(config: RestoreConfig, run: RunConfig) -> Accelerator:
+    """ConfigError names this program's settings, not those of train.py that they stand for."""
+    try:
+        return make_accelerator(run, for_training=False)
+    except ConfigError as error:
+        text = str(error).replace("frozen_precision", "precision").replace("distributed.", "")
+        origin = "" if config.precision else f" (it is that of checkpoint={config.checkpoint})"
+        lines = (line + origin * line.startswith("precision=") for line in text.splitlines())
+        # Both precisions are one setting here.
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
 def _plan(config: RestoreConfig, run: RunConfig) -> Plan:
@@ -185,7 +205,8 @@ def _plan(config: RestoreConfig, run: RunConfig) -> Plan:
         "keep_annotated": config.keeps_annotated(run),
         "regions": config.regions,
         "augment": config.augment,
-        "precision": config.precision,
+        "precision": run.distributed.precision,
+        "frozen_precision": run.distributed.frozen_precision if config.augment else None,
         "checkpoint_sha256": file_sha256(run.run / WEIGHTS),
         "generator_sha256": file_sha256(generator) if generator is not None else None,
         "run": {

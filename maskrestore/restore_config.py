@@ -60,8 +60,9 @@ class RestoreConfig(Section):
     """Pieces of the model's size that go through it together, per process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU that belongs to this process where there is one."""
-    precision: Precision = "fp32"
-    """Number format of the networks' operations, as distributed.precision of train.py."""
+    precision: Precision | None = None
+    """Number format of the networks' operations, as distributed.precision of train.py; none: as in
+    the run."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
 

@@ -76,10 +76,9 @@ class Restorer:
             self._image_generator = load_frozen_generator(run, device)
         keep_freed_memory(device)
 
-    def restore(
-        self, masks: Sequence[MaskFile], stop: StopRequest, show_progress: bool
-    ) -> list[str]:
-        """Restore masks; returns what is wrong with those that could not be.
+    def restore(self, masks: Sequence[MaskFile], stop: StopRequest, label: str | None) -> list[str]:
+        """Restore masks; returns what is wrong with those that could not be. label: of a progress
+        bar, if there is to be one.
 
         Raises Interrupted if `stop` is asked for, OSError if something cannot be written.
         """
@@ -87,7 +86,7 @@ class Restorer:
         batch: list[tuple[Job, Tensor, Tensor]] = []
         writing: deque[Future[None]] = deque()
         readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
-        bar = tqdm(total=len(masks), desc="restore", unit="mask", disable=not show_progress)
+        bar = tqdm(total=len(masks), desc=label, unit="mask", disable=label is None)
 
         def flush() -> None:
             if stop.signal is not None:

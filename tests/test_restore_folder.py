@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from forked import ROOT, run_program, start_program
 from masks import SIZE, draw_image, draw_mask, make_run, read, restore, rows_of, words_of
 from PIL import Image
@@ -161,6 +162,7 @@ def test_two_processes_and_several_parts_make_what_one_makes(run: Path, tmp_path
     statuses, errors = run_ranks(words, 2, program=program)
     assert statuses == [2, 2], errors
     assert "not restored:\n" in errors[0]
+    assert "restore, process 1 of 2: " in errors[0]
     assert "restored" not in errors[1]
     for number in range(3):
         restore(run, tmp_path / "in", tmp_path / "parts", f"part={number}/3")
@@ -214,6 +216,24 @@ def test_mistakes_in_what_is_given_are_explained(run: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr.startswith("fit: ")
     assert restore(run / "mask_generator.pth", source, out).returncode == 0
+
+
+def test_settings_that_the_device_cannot_do_are_named_as_they_are_written_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = make_run(tmp_path / "half", "distributed.precision=fp16")
+    draw_mask(tmp_path / "in/a.png")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    why = "precision=fp16 needs a GPU: write bf16 or fp32 on a CPU"
+    for words, message in (
+        (["precision=fp16"], why),
+        ([f"checkpoint={half}"], f"{why} (it is that of checkpoint={half})"),
+        (["device=cuda"], "device=cuda: torch sees no GPU; write device=cpu"),
+    ):
+        given = [*words_of(run, tmp_path / "in", tmp_path / "out"), *words]
+        with pytest.raises(ConfigError) as mistake:
+            restoration.restore(parse(RestoreConfig, given))
+        assert str(mistake.value) == message
 
 
 def test_what_cannot_be_written_ends_it_with_a_message(run: Path, tmp_path: Path) -> None:

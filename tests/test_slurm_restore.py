@@ -1,6 +1,7 @@
 """slurm/restore.sbatch: an array of jobs restores parts of a folder into one."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from slurm_cluster import Cluster
 from tiny_runs import ROOT
 
 pytestmark = pytest.mark.slow
+
+
+def test_tasks_that_wait_for_a_lost_one_end_as_in_training() -> None:
+    texts = [(ROOT / f"slurm/{name}.sbatch").read_text() for name in ("restore", "train")]
+    options = [re.findall(r"^srun (.*) --cpus-per-task", text, re.MULTILINE) for text in texts]
+    assert options == [["--kill-on-bad-exit=0 --wait=60"]] * 2
 
 
 def test_the_parts_of_an_array_are_the_whole(cluster: Cluster, tmp_path: Path) -> None:
