@@ -75,30 +75,34 @@ def export_run(config: ExportConfig) -> list[str]:
         )
     network = MaskRestorer(run)
     contents: dict[str, bytes] = {}
-    lines: list[str] = []
+    told: dict[str, str] = {}
     writers: dict[str, Callable[[MaskRestorer], tuple[bytes, float]]] = {
         "model.safetensors": _safetensors,
         "model.pt2": _program,
+        "model.onnx": _onnx,
     }
-    missing = [name for name in FOR_ONNX if importlib.util.find_spec(name) is None]
-    if not missing:
-        writers["model.onnx"] = _onnx
+    without = []
     for name, write in writers.items():
-        with torch.no_grad():
-            contents[name], difference = write(network)
+        try:
+            with torch.no_grad():
+                contents[name], difference = write(network)
+        except (ImportError, torch.onnx.OnnxExporterError) as error:
+            without.append(f"no {name}: {str(error).splitlines()[0]}")
+            continue
         if not difference < 1e-3:
             raise RuntimeError(f"{name}: logits differ by {difference} from the run's network")
-        lines.append(
-            f"{config.output / name}: logits differ by {difference:.1g} at most from the run's "
-            "network, on random masks"
+        told[name] = (
+            f"logits differ by {difference:.1g} at most from the run's network, on random masks"
         )
-    if missing:
-        lines.append(f"no model.onnx: {', '.join(missing)} not installed")
-    contents["README.md"] = model_card(run, lines, example_shape(network)).encode()
+    files = [*(f"{name}: {text}" for name, text in told.items()), *without]
+    contents["README.md"] = model_card(run, files, example_shape(network)).encode()
+    told["README.md"] = "the model card"
     config.output.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_atomically(config.output / name, content)
-    return [*lines, f"{config.output / 'README.md'}: the model card"]
+    for name in set(NAMES) - set(contents):  # of the model that was here before
+        (config.output / name).unlink(missing_ok=True)
+    return [*(f"{config.output / name}: {text}" for name, text in told.items()), *without]
 
 
 def example_shape(network: MaskRestorer) -> str:
@@ -119,11 +123,11 @@ def _difference(network: MaskRestorer, other: Callable[..., Tensor]) -> float:
 
 
 def _safetensors(network: MaskRestorer) -> tuple[bytes, float]:
-    """The weights, with the run's settings as JSON in the metadata."""
+    """The weights, with the run's settings as JSON in the metadata, less its paths."""
     state = {name: part.contiguous() for name, part in network.mask_generator.state_dict().items()}
     metadata = {
         "format": "pt",
-        "config": json.dumps(network.run.model_dump(mode="json")),
+        "config": json.dumps(_without_paths(network.run.model_dump())),
         "commit": str(provenance.commit()),
     }
     content = safetensors.torch.save(state, metadata)
@@ -132,6 +136,15 @@ def _safetensors(network: MaskRestorer) -> tuple[bytes, float]:
         part.zero_()
     other.mask_generator.load_state_dict(safetensors.torch.load(content))
     return content, _difference(network, other)
+
+
+def _without_paths(values: Any) -> Any:
+    """Settings less those that tell of places on the machine of the run."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        name: _without_paths(value) for name, value in values.items() if not isinstance(value, Path)
+    }
 
 
 def _program(network: MaskRestorer) -> tuple[bytes, float]:
@@ -146,10 +159,16 @@ def _exported(network: MaskRestorer) -> Any:
     example = network.example(2)
     batch = {0: torch.export.Dim("batch", min=1)}
     shapes = dict.fromkeys(INPUTS[: len(example)], batch)
-    return torch.export.export(network, example, dynamic_shapes=shapes)
+    program = torch.export.export(network, example, dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # where the code lay, line by line
+    return program
 
 
 def _onnx(network: MaskRestorer) -> tuple[bytes, float]:
+    missing = [name for name in FOR_ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)} not installed (pip install {' '.join(missing)})")
     onnxruntime: Any = importlib.import_module("onnxruntime")
     names = INPUTS[: len(network.example(1))]
     with tempfile.TemporaryDirectory() as folder:

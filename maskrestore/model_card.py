@@ -36,8 +36,8 @@ logits = restore({arguments})
 restored, confidence = logits.argmax(1), logits.softmax(1).amax(1)
 ```
 
-`model.safetensors` holds the weights of `maskrestore.models.mask_generator.MaskGenerator`, and all
-settings of the run as JSON in its metadata (`config`).
+`model.safetensors` holds the weights of `maskrestore.models.mask_generator.MaskGenerator`, and the
+settings of the run, less its paths, as JSON in its metadata (`config`).
 
 ## Limits
 

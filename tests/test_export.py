@@ -1,10 +1,12 @@
 """export.py: a run's mask generator as files, and its model card."""
 
-import importlib.util
 import json
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from forked import ROOT, run_program
@@ -44,9 +46,10 @@ def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_p
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     found = program(torch.from_numpy(ids.copy())[None].long(), pixels)[0].softmax(0)
     assert torch.allclose(found, probabilities_of(run, ids, image), atol=1e-4)
-    has_onnx = all(importlib.util.find_spec(name) for name in export.FOR_ONNX)
-    assert (out / "model.onnx").is_file() == has_onnx
-    assert ("no model.onnx: " in done.stdout) != has_onnx
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    given = {"label_map": ids[None].astype(np.int64), "image": pixels.numpy()}
+    (logits,) = session.run(None, given)
+    assert np.allclose(torch.from_numpy(logits[0]).softmax(0), found, atol=1e-4)
     card = (out / "README.md").read_text()
     for text in (
         "Of 5 val samples (camvid)",
@@ -59,20 +62,55 @@ def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_p
     ):
         assert text in card
     assert "miou19" not in card
+    assert f"{out}/model.onnx: logits differ" in done.stdout
+    for name in ("safetensors", "pt2", "onnx"):
+        assert f"\n- model.{name}: logits differ by " in card
+    # Nobody needs to know where it was made.
+    for path in out.iterdir():
+        for place in (tmp_path, ROOT):
+            assert str(place).encode() not in path.read_bytes(), path
 
     again = run_export(run, out)
     assert again.returncode == 2
     assert "already holds model.safetensors, model.pt2" in again.stderr
 
 
-def test_a_run_on_smaller_maps_is_exported(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "task=super_resolution", "degrade.factor=4")
-    export.export_run(ExportConfig(run=run, output=tmp_path / "out"))
+def test_a_run_on_smaller_maps_is_exported_without_onnx_where_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a file of another model does not stay beside it."""
+    run, out = (
+        make_run(tmp_path / "run", "task=super_resolution", "degrade.factor=4"),
+        tmp_path / "out",
+    )
+    out.mkdir()
+    (out / "model.onnx").write_text("of another")
+    (out / "notes.txt").write_text("mine")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    lines = export.export_run(ExportConfig(run=run, output=out, overwrite=True))
+    assert "no model.onnx: onnxscript not installed (pip install onnxscript)" in lines
+    names = ["README.md", "model.pt2", "model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert "\n- no model.onnx: onnxscript not installed" in (out / "README.md").read_text()
     network = export.MaskRestorer(config_of(run).model_copy(update={"run": run}))
     program = torch.export.load(tmp_path / "out/model.pt2").module()
     example = network.example(3, seed=9)
     assert torch.allclose(program(*example), network(*example), atol=1e-5)
     assert "The run was not evaluated" in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_the_onnx_exporter_refuses_is_told_and_the_rest_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise torch.onnx.OnnxExporterError("cannot\n  translate this")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    out = tmp_path / "out"
+    lines = export.export_run(ExportConfig(run=make_run(tmp_path / "run"), output=out))
+    assert "no model.onnx: cannot" in lines
+    names = ["README.md", "model.pt2", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_a_file_that_computes_something_else_is_not_written(
