@@ -18,7 +18,8 @@ from maskrestore.distributed import autocast, gather_tensor, make_accelerator
 from maskrestore.engine import make_engine
 from maskrestore.models.mask_generator import MaskGenerator
 
-SIZE, BATCH, CLASSES = (32, 64), 12, 5
+SIZE, BATCH, CLASSES = (64, 96), 6, 5
+"""Of 32x64 the smallest map has two pixels, whose instance norm is a sign: rounding decides."""
 
 
 def batch_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +34,7 @@ def run(job: dict, folder: Path) -> None:
     words = [f"training.batch_size={BATCH}", "distributed.device=cpu", *job["words"]]
     config = load_config(words)
     accelerator = make_accelerator(config, for_training=True)
-    torch.manual_seed(1)  # of these weights no ReLU flips by rounding in the first steps
+    torch.manual_seed(0)
     checkpointing = config.distributed.activation_checkpointing
     # Wide enough that at stage 3 some weights are cut up (zero.py's persistence threshold).
     network = MaskGenerator(CLASSES, 3, 8, SIZE, checkpointing)
@@ -62,7 +63,8 @@ def run(job: dict, folder: Path) -> None:
                     loss = loss * torch.nan
                 engine.backward(loss)
             total += loss.detach()
-        norms.append(float(engine.step(1e-2)))
+        # Not faster than runs learn: Adam takes whole steps by gradients that are all rounding.
+        norms.append(float(engine.step(1e-3)))
         losses.append(float(gather_tensor(accelerator, total).mean()))
     whole = engine.whole()
     if rank == 0:  # alone: nothing in the whole network may wait for the other processes
