@@ -146,9 +146,10 @@ class RestoreFolder:
         if manifest.exists():
             with open(manifest, encoding="utf-8", errors="replace", newline="") as file:
                 names = [row.get(kind) or "" for row in csv.DictReader(file) for kind in PAIR]
-            for name in names:
-                if name.endswith(("_synthesized.png", "_synthesized_mask.png")):
-                    (self.folder / name).unlink(missing_ok=True)
+            for path in (self.folder / name for name in names):
+                within = path.resolve().is_relative_to(self.folder.resolve())
+                if within and path.name.endswith(("_synthesized.png", "_synthesized_mask.png")):
+                    path.unlink(missing_ok=True)
             manifest.unlink()
 
     def done(self, masks: Sequence[MaskFile], augment: bool) -> set[str]:

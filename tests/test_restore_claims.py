@@ -83,13 +83,17 @@ def test_other_settings_leave_no_pairs_of_the_first(masks: list[MaskFile], tmp_p
             finish(first, mask, True)
         first.summarize(masks, True)
     (out / "notes_synthesized.png").write_text("mine")
-    assert (out / "manifest.csv").read_text().count("_synthesized.png") == 2
+    (tmp_path / "other_synthesized.png").write_text("mine")
+    with open(out / "manifest.csv", "a") as file:
+        file.write(f"../other_synthesized.png,{tmp_path}/other_synthesized.png,a,b\n")
+    assert (out / "manifest.csv").read_text().count("_synthesized.png") == 4
     with claim(folder_of(tmp_path, augment=True), masks, augment=True):
         assert (out / "manifest.csv").exists()
     with claim(folder_of(tmp_path, augment=False), masks, overwrite=True):
         pass
     assert not (out / "manifest.csv").exists()
     assert [path.name for path in out.glob("*_synthesized*")] == ["notes_synthesized.png"]
+    assert (tmp_path / "other_synthesized.png").exists()
 
 
 def test_names_that_are_not_utf_8_stand_in_a_summary_that_is(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def test_preemption_saves_requeues_and_goes_on(
 
 def hit_its_time_limit_twice(cluster: Cluster, grid: TinyGrid) -> None:
     pace = grid.folder.parent.parent / "pace"
-    pace.write_text("4.0")
-    cluster.launch("submit.py", *grid.slow(pace), *two_nodes(1))
+    pace.write_text("6.0")  # two limits of up to 2 minutes pass before it has trained for 4
+    more = [*two_nodes(1), "slurm.signal_seconds=10"]
+    cluster.launch("submit.py", *grid.slow(pace), *more)
     for hits in (1, 2):
         seen = grid.num_images()
         cluster.wait(lambda seen=seen: grid.num_images() > seen)
