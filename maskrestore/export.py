@@ -175,13 +175,18 @@ def _onnx(network: MaskRestorer) -> tuple[bytes, float]:
         path = Path(folder) / "model.onnx"
         exported = torch.onnx.export(_exported(network), input_names=names, verbose=False)
         if exported is None:
-            raise RuntimeError("torch.onnx.export gave nothing")
+            raise torch.onnx.OnnxExporterError("torch.onnx.export gave nothing")
         exported.save(path, external_data=False)
         content = path.read_bytes()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def compute(*example: Tensor) -> Tensor:
         given = {name: part.numpy() for name, part in zip(names, example, strict=True)}
         return torch.from_numpy(session.run(None, given)[0])
 
-    return content, _difference(network, compute)
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return content, _difference(network, compute)
+    except Exception as error:  # its errors have no other class in common
+        raise torch.onnx.OnnxExporterError(
+            f"onnxruntime {onnxruntime.__version__}: {error}"
+        ) from error

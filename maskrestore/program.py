@@ -1,6 +1,8 @@
 """What every program does around its work: --help, the user's mistakes, Ctrl-C, exit status."""
 
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
@@ -26,16 +28,23 @@ def run_program(
 
     --help prints usage and schema, less the `hidden` settings. ConfigError, UserError and failures
     of the file system (a full disk, a folder without permission) become one message on stderr and
-    status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130.
+    status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130; a reader of
+    our output that has gone, as in `| head`, is what a shell makes of SIGPIPE, 141, without a word.
     """
     set_up_torch()
     words = sys.argv[1:]
-    if {"-h", "--help", "help"} & set(words):
-        print(f"{usage.strip()}\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
-        print(describe(schema, hidden=hidden))
-        return 0
     try:
-        return main(words) or 0
+        if {"-h", "--help", "help"} & set(words):
+            print(
+                usage.strip()
+                + "\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n"
+            )
+            print(describe(schema, hidden=hidden))
+            status = 0
+        else:
+            status = main(words) or 0
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":  # every process finds the same mistakes
             print(f"{error}\n(--help lists all settings)", file=sys.stderr)
@@ -44,6 +53,10 @@ def run_program(
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout.fileno()):
+            # Python flushes once more as it ends, and would complain then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
         print(f"{where}{error.strerror or error}", file=sys.stderr)
         return 2
@@ -56,6 +69,12 @@ def run_program(
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from the last save", file=sys.stderr)
         return 130
+
+
+def _has_no_reader(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def set_up_torch() -> None:

@@ -1,5 +1,6 @@
 """Settings: every mistake at once with its remedy, and files that round-trip."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,17 @@ def test_help_lists_every_setting_with_its_meaning() -> None:
         line = next(line for line in shown.splitlines() if line.strip().split(" ")[0] == key)
         meaning = shown.splitlines()[shown.splitlines().index(line) + 1]
         assert len(meaning.strip()) > 10, key
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `python train.py --help | head -3`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_mistakes_end_a_program_with_status_2_and_no_traceback() -> None:

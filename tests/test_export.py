@@ -113,6 +113,21 @@ def test_what_the_onnx_exporter_refuses_is_told_and_the_rest_written(
     assert sorted(path.name for path in out.iterdir()) == names
 
 
+def test_so_is_what_onnxruntime_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real refusal, of a file that is no model."""
+
+    class Exported:
+        def save(self, path: Path, **_: object) -> None:
+            path.write_bytes(b"no model")
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Exported())
+    out = tmp_path / "out"
+    lines = export.export_run(ExportConfig(run=make_run(tmp_path / "run"), output=out))
+    assert any(line.startswith("no model.onnx: onnxruntime 1.") for line in lines)
+    names = ["README.md", "model.pt2", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
 def test_a_file_that_computes_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
