@@ -7,7 +7,7 @@ from launch.table import DIGITS, QUOTED, Line, Table
 ESCAPES: dict[str, str | int | None] = {character: f"\\{character}" for character in "{}$&#%_"}
 ESCAPES |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-ESCAPES |= {"±": r"$\pm$", "†": r"$^{\dagger}$"}
+ESCAPES |= {"±": r"$\pm$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
 ESCAPES |= {sign: f"$^{{{digit}}}$" for digit, sign in enumerate(DIGITS)}
 """Character -> what LaTeX must read for it to be printed."""
 
@@ -79,7 +79,7 @@ def _field(text: str) -> str:
     if text == "-":
         return "--"
     minus = "$-$" if text.startswith("-") else ""
-    return minus + escape(re.sub(rf" (?=[†{DIGITS}])", "", text.removeprefix("-")))
+    return minus + escape(re.sub(rf" (?=[†‡{DIGITS}])", "", text.removeprefix("-")))
 
 
 def _joined(fields: list[str]) -> str:

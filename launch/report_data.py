@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from launch.gains import gain, interval
 from launch.grid import Grid
 from launch.inline import NAMES, Pictures
 from launch.rows import Outcome, Row, input_of, untrained_rivals
-from launch.table import QUOTED, Line, Table, columns, is_weak, shown
+from launch.table import COMPARED, QUOTED, UNSURE, WEAK, Line, Table, columns, mark, said, shown
 from maskrestore.labels import EVALUATED_IDS, LABELS
 
 MORE = {
@@ -61,7 +62,7 @@ def report_data(
         "summary": _summary(grid, rows),
         "warnings": _warnings(rows, table),
         "notes": [
-            *(note for note in table.notes if not note.startswith("†")),
+            *(note for note in table.notes if not note.startswith((WEAK, UNSURE))),
             *(fact for fact in table.facts if ": " not in fact),
         ],
         "quoted": QUOTED,
@@ -152,7 +153,7 @@ def _row(
         "state": line.state,
         "paper": list(line.paper),
         "trains": row.config.trains,
-        "figures": {key: _figure(key, row, rows, rivals) for key in keys},
+        "figures": {key: _figure(key, row, rows) for key in keys},
         "input": " ".join(input_of(row.config)),
         "rivals": [other.name for other in rivals],
         "rival": getattr(_best(rivals, "miou19"), "name", None),
@@ -171,25 +172,22 @@ def _best(rows: Sequence[Row], key: str) -> Row | None:
     return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def _figure(
-    key: str, row: Row, rows: Sequence[Row], rivals: Sequence[Row]
-) -> dict[str, Any] | None:
-    """A figure as text and number; `interval` of a single run; `weak`, of what the table
-    compares: which untrained row is no worse, and its figure."""
+def _figure(key: str, row: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """A figure as text and number, with its `interval`. Of what the table compares, `gain`: in
+    words what a trained row has more than the best untrained one, `isSure` whether its interval
+    leaves 0 out, `rival` which row that is; and the table's `mark`."""
     figure = row.figure(key)
     if figure is None:
         return None
-    interval, weak = None, None
-    if len(row.done) == 1:
-        interval = (row.done[0].result["metrics"].get("intervals") or {}).get(key)
-    rival = _best(rivals, key)
-    if key in columns(rows) and is_weak(row, rows, key) and rival is not None:
-        weak = rival.name, shown(key, rival.figure(key))
+    found = gain(row, rows, key) if key in COMPARED and key in columns(rows) else None
     return {
         "text": shown(key, figure),
         "value": figure.mean,
-        "interval": interval,
-        "weak": weak,
+        "interval": interval(row, key),
+        "mark": mark(row, rows, key) if found else "",
+        "gain": said(found) if found else None,
+        "isSure": found.is_sure if found else None,
+        "rival": found.rival.name if found else None,
     }
 
 

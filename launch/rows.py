@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -56,13 +56,15 @@ EDGES = {"soft": "soft edges", "zeros": "no edges", "instance": "upper bound: tr
 class Outcome:
     """A cell with what its run folder holds: its settings (until it is started, those that the
     grid gives it), and its result, empty until it is done. inputs: sha256 of what it was computed
-    from. problem: why it is unreadable."""
+    from. resamples: what SegmentationMetrics has by this name, empty of a run of before there was
+    such a file. problem: why it is unreadable."""
 
     cell: Cell
     config: RunConfig
     state: State
     result: dict[str, Any]
     inputs: dict[str, str]
+    resamples: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
     def metric(self, name: str) -> float | None:
@@ -150,10 +152,13 @@ def _read_outcome(cell: Cell) -> Outcome:
     try:
         config = read_run_config(saved) if saved.is_file() else cell.config
         result = read_result(cell.folder) if state.kind == "done" else {}
-        return Outcome(cell, config, state, result, _read_inputs(cell))
+        return Outcome(
+            cell, config, state, result, _read_inputs(cell), _read_resamples(cell) if result else {}
+        )
     except (ConfigError, UserError) as error:
         problem = " ".join(str(error).splitlines())
-        return Outcome(cell, cell.config, State("unreadable", state.progress), {}, {}, problem)
+        unreadable = State("unreadable", state.progress)
+        return Outcome(cell, cell.config, unreadable, {}, {}, problem=problem)
 
 
 def _read_inputs(cell: Cell) -> dict[str, str]:
@@ -164,6 +169,14 @@ def _read_inputs(cell: Cell) -> dict[str, str]:
         return {"data (sha256)": str(inputs["data"])[:12], "code (sha256)": code[:12]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # a run of before there was such a file
+
+
+def _read_resamples(cell: Cell) -> dict[str, Any]:
+    try:
+        found = json.loads((cell.folder / "resamples.json").read_text(encoding="utf-8"))
+        return {"images": found["images"], "figures": dict(found["figures"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def paper_figures(config: RunConfig) -> tuple[float | None, float | None, float | None]:
@@ -242,13 +255,3 @@ def untrained_rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
         and not other.config.trains
         and input_of(other.config) == input_of(row.config)
     ]
-
-
-def beats_untrained(row: Row, rows: Sequence[Row], metric: str) -> bool:
-    """Whether a trained row's mean is better than every untrained one that is given the same
-    input."""
-    figure = row.figure(metric)
-    if not row.config.trains or figure is None:
-        return True
-    untrained = [other.figure(metric) for other in untrained_rivals(row, rows)]
-    return figure.mean > max((known.mean for known in untrained if known), default=0.0)

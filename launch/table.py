@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launch.gains import Gain, gain
 from launch.grid import Grid
 from launch.rows import (
     TASKS,
     Figure,
     Outcome,
     Row,
-    beats_untrained,
     loss_name,
     paper_figures,
     task_name,
@@ -28,6 +28,22 @@ HEADLINES = {
 
 COMPARED = ("accu", "accu19", "miou19")
 """Figures in which a trained row has to beat the untrained ones."""
+
+GAINED = {
+    "accu": "accu",
+    "accu19": "accu (19)",
+    "miou19": "mIoU (19)",
+    "accu_unannotated": "accu, not annotated",
+    "boundary_f3": "boundary F, 3 px",
+}
+"""Figures of the second table -> headings; of those that are compared, the protocol's."""
+
+GAINS_TITLE = (
+    "What training gains: points more than the untrained row that is best in the figure, of the "
+    "same task and input, with 95 % intervals (paired bootstrap over the val images)"
+)
+
+WEAK, UNSURE = "†", "‡"
 
 DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 """What footnotes are numbered with."""
@@ -54,14 +70,16 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     """ours: headings of our columns. has_seeds: whether there is a column of `runs`. facts: how our
-    figures were made. notes explain the marks, footnotes one row each, problems say what could not
-    be read."""
+    figures were made. gains: a second table of trained rows against untrained ones, its head first;
+    or nothing. notes explain the marks, footnotes one row each, problems say what could not be
+    read."""
 
     title: str
     has_seeds: bool
     facts: tuple[str, ...]
     ours: tuple[str, ...]
     lines: tuple[Line, ...]
+    gains: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     footnotes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -75,18 +93,24 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     lines: list[Line] = []
     footnotes: list[str] = []
     for row in rows:
-        remark, mark = _remark(row), ""
+        remark, number = _remark(row), ""
         if remark:
-            mark = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
-            footnotes.append(f"{mark} {row.name}: {remark}")
-        lines.append(_line(row, rows, found, mark))
+            number = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
+            footnotes.append(f"{number} {row.name}: {remark}")
+        lines.append(_line(row, rows, found, number))
     notes = ["Distances: lower is better. accu and mIoU in %."]
     if "accu19" in found:
         notes.append("accu (19): over the pixels whose true class is one of the 19 evaluated ones.")
-    if any("†" in field for line in lines for field in line.ours):
+    marks = {field[-1] for line in lines for field in line.ours}
+    if WEAK in marks:
         trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
         notes.append(
-            f"† {trained} no better than the best untrained row of the same task and input."
+            f"{WEAK} {trained} no better than the best untrained row of the same task and input."
+        )
+    if UNSURE in marks:
+        notes.append(
+            f"{UNSURE} Better than the best untrained row, but not surely: the 95 % interval of "
+            "the difference (paired bootstrap over the val images) holds 0."
         )
     if has_seeds:
         notes.append(
@@ -99,6 +123,7 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
         facts=tuple(_facts(outcomes, has_seeds)),
         ours=tuple(found.values()),
         lines=tuple(lines),
+        gains=tuple(_gains(rows, found)),
         notes=tuple(notes),
         footnotes=tuple(footnotes),
         problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
@@ -114,9 +139,13 @@ def columns(rows: Sequence[Row]) -> dict[str, str]:
     return HEADLINES["strict" if is_strict else "paper"] | distances
 
 
-def is_weak(row: Row, rows: Sequence[Row], key: str) -> bool:
-    """Whether a trained row is no better than the best untrained one, in a figure that counts."""
-    return key in COMPARED and not beats_untrained(row, rows, key)
+def mark(row: Row, rows: Sequence[Row], key: str) -> str:
+    """Of a trained row that is not better than the best untrained one, or not surely, in a figure
+    that counts."""
+    found = gain(row, rows, key) if key in COMPARED else None
+    if found is None or (found.value > 0 and found.is_sure):
+        return ""
+    return UNSURE if found.value > 0 else WEAK
 
 
 def shown(key: str, figure: Figure | None) -> str:
@@ -132,12 +161,33 @@ def shown(key: str, figure: Figure | None) -> str:
     return f"{text} ± {factor * figure.spread:.{decimals}f}"
 
 
-def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], mark: str) -> Line:
-    ours = [shown(key, row.figure(key)) + (" †" if is_weak(row, rows, key) else "") for key in keys]
+def _gains(rows: Sequence[Row], headlines: Iterable[str]) -> list[tuple[str, ...]]:
+    keys = {key: name for key, name in GAINED.items() if key in headlines or key not in COMPARED}
+    lines, last_task = [], ""
+    for row in rows:
+        found = {key: gain(row, rows, key) for key in keys}
+        if any(found.values()):
+            task = task_name(row.config)
+            first = "" if task == last_task else task
+            lines.append((first, loss_name(row.config), *map(said, found.values())))
+            last_task = task
+    return [("task", "loss", *keys.values()), *lines] if lines else []
+
+
+def said(found: Gain | None) -> str:
+    """A gain in points, and its interval: +1.2 (+0.4 to +2.0)."""
+    if found is None:
+        return "-"
+    value, *ends = (f"{100 * number:+.1f}" for number in (found.value, *(found.interval or ())))
+    return f"{value} ({' to '.join(ends)})" if ends else value
+
+
+def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], footnote: str) -> Line:
+    ours = [f"{shown(key, row.figure(key))} {mark(row, rows, key)}".strip() for key in keys]
     return Line(
         task=task_name(row.config),
         loss=loss_name(row.config),
-        runs=f"{_runs(row)} {mark}".strip(),
+        runs=f"{_runs(row)} {footnote}".strip(),
         state="" if row.done else _states(row),
         ours=tuple(ours),
         paper=tuple(
@@ -235,6 +285,8 @@ def markdown(table: Table) -> str:
     text = [f"# {table.title}", "", "**Ours**", "", *(f"- {fact}" for fact in table.facts)]
     text += ["", f"**paper:** {QUOTED}", "", *_aligned(lines), "", *table.notes]
     text += [f"- {note}" for note in (*table.footnotes, *table.problems)]
+    if table.gains:
+        text += ["", f"**{GAINS_TITLE}**", "", *_aligned(table.gains)]
     return "\n".join(text) + "\n"
 
 

@@ -64,7 +64,8 @@ def evaluate(
     Give bare networks on `device`: a distributed wrapper's forward waits for processes that may
     have fewer batches. They are left in the mode, training or evaluation, in which they came. The
     first evaluation.num_pictures samples seen are drawn into the folder `pictures`, and as many of
-    the worst and best seen; samples.json beside it names all. `together` runs the part that can
+    the worst and best seen; samples.json beside it names all, and resamples.json holds the figures
+    behind the intervals. `together` runs the part that can
     fail on one process alone (distributed.on_every_process). real_features: what earlier
     evaluations know of the real images, if `batches` are the whole val split.
     """
@@ -111,7 +112,7 @@ def evaluate(
         if metric is not None:
             metrics |= metric.compute()
     if segmentation is not None:
-        together(partial(_write_samples, segmentation.samples, pictures))
+        together(partial(_write_details, segmentation, pictures))
     if distances is not None and real_features is not None:
         real_features.keep(distances.all_real)
     return metrics
@@ -134,11 +135,13 @@ def _restore(
     return restored, (largest - restored_logits.logsumexp(1)).exp()
 
 
-def _write_samples(samples: list[dict[str, Any]], pictures: Path | None) -> None:
-    """samples.json beside the pictures; nothing on a process that draws none."""
+def _write_details(metrics: SegmentationMetrics, pictures: Path | None) -> None:
+    """samples.json and resamples.json beside the pictures; nothing on a process that draws none."""
     if pictures is not None:
-        content = json.dumps(samples, indent=1).encode()
-        write_atomically(pictures.parent / "samples.json", content)
+        for name, content in (("samples", metrics.samples), ("resamples", metrics.resamples)):
+            # A line per sample and per figure.
+            text = json.dumps(content, indent=1 if name == "samples" else None)
+            write_atomically(pictures.parent / f"{name}.json", text.encode())
 
 
 @contextmanager

@@ -5,8 +5,9 @@ any choice of samples: of all, of one, or of the resamples behind an interval; a
 the last bit on any number of processes. docs/evaluation.md gives the reason for each choice.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -70,6 +71,10 @@ class SegmentationMetrics(Metric):
         self.samples: list[dict[str, Any]] = []
         """key, accu, miou19 and boundary_f3 of each sample in the order of keys, once the figures
         are computed."""
+        self.resamples: dict[str, Any] = {"images": "", "figures": {}}
+        """images: sha256 of the keys in their order. figures: name -> its value in each of
+        NUM_RESAMPLES resamples, None where it has none; where `images` is the same, so are the
+        resamples."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,6 +121,17 @@ class SegmentationMetrics(Metric):
             {"key": keys[at], **{name: number(each[name][n]) for name in SAMPLE_FIGURES}}
             for n, at in enumerate(order)
         ]
+        resampled = figures(resample(rows))
+        self.resamples = {
+            "images": hashlib.sha256("\0".join(sorted(keys)).encode()).hexdigest(),
+            "figures": {
+                # Nine digits are far more than an interval shows.
+                name: [
+                    None if value != value else float(f"{value:.9g}") for value in values.tolist()
+                ]
+                for name, values in resampled.items()
+            },
+        }
         iou = official_iou(split(total)["confusion"].sum(0))
         found = {
             kind: rows[[kinds[at] == kind for at in order]] for kind in sorted({*kinds} - {""})
@@ -123,7 +139,7 @@ class SegmentationMetrics(Metric):
         return {
             **{name: number(value) for name, value in figures(total).items()},
             "iou": {LABELS[i].name: number(iou[n]) for n, i in enumerate(EVALUATED_IDS)},
-            "intervals": intervals(rows),
+            "intervals": intervals(resampled),
             "by_degradation": {kind: _in_short(some) for kind, some in found.items()} or None,
             "num_samples": len(keys),
         }
@@ -252,21 +268,26 @@ def official_iou(confusion: Tensor) -> Tensor:
     return correct / (valid.sum(-1) + restored_valid.sum(-2) - correct)
 
 
-def intervals(rows: Tensor) -> dict[str, list[float]]:
-    """95 % percentile bootstrap over samples (Efron 1979): rows float64 [N, sum(SIZES)] -> {figure:
-    [low, high]}, without those that no resample has.
+def resample(rows: Tensor) -> Tensor:
+    """Sums of as many samples as there are, drawn with replacement, always the same ones: float64
+    [N, sum(SIZES)] -> [NUM_RESAMPLES, sum(SIZES)]; of no samples, [0, sum(SIZES)].
 
-    As many samples are drawn as there are, with replacement, always the same ones. All sums are
-    integers below 2^53, so the product is exact.
+    All sums are integers below 2^53, so the product is exact.
     """
     if not len(rows):
-        return {}
+        return torch.zeros(0, sum(SIZES), dtype=torch.float64)
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(rows), (NUM_RESAMPLES, len(rows)), generator=draw)
     times = torch.zeros(NUM_RESAMPLES, len(rows), dtype=torch.float64)
     times.scatter_add_(1, drawn, torch.ones_like(times))
+    return times @ rows
+
+
+def intervals(resampled: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """95 % percentile bootstrap over samples (Efron 1979): figures of resamples, float64
+    [NUM_RESAMPLES] each -> {figure: [low, high]}, without those that no resample has."""
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    values = {name: found[~found.isnan()] for name, found in figures(times @ rows).items()}
+    values = {name: found[~found.isnan()] for name, found in resampled.items()}
     return {name: found.quantile(ends).tolist() for name, found in values.items() if len(found)}
 
 

@@ -17,6 +17,7 @@ from maskrestore import real_features
 from maskrestore.config import RunConfig
 from maskrestore.evaluation import evaluate_run, write_result
 from maskrestore.labels import NUM_CLASSES
+from maskrestore.metrics import FIGURES
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import Lite0Embedding
 from maskrestore.models.pretrained import load_weights, save_spade_generator, save_weights
@@ -101,7 +102,10 @@ def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfi
     samples = json.loads((finished_run.run / "samples.json").read_text())
     assert [sample["key"] for sample in samples] == sorted(sample["key"] for sample in samples)
     assert sum(sample["accu"] for sample in samples) / 3 == pytest.approx(metrics["accu"])
+    resampled = json.loads((finished_run.run / "resamples.json").read_text())["figures"]
+    assert {name: len(values) for name, values in resampled.items()} == dict.fromkeys(FIGURES, 1000)
     low, high = metrics["intervals"]["accu"]
+    assert sorted(resampled["accu"])[25] == pytest.approx(low, abs=1e-3)
     shares = [sample["accu"] for sample in samples]
     assert min(shares) <= low <= metrics["accu"] <= high <= max(shares)
 

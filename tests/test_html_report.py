@@ -75,6 +75,13 @@ def train(cell: Cell, *ends: float) -> None:
     (cell.folder / "metrics.jsonl").write_text(text + '{"num_images": 9')
 
 
+def resample(cell: Cell, low: float, high: float, falls: bool = False) -> None:
+    """resamples.json of a run with this interval of accu."""
+    accus = [low + (high - low) * (number - 1) / 38 for number in range(41)]
+    content = {"images": "same", "figures": {"accu": accus[::-1] if falls else accus}}
+    (cell.folder / "resamples.json").write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A grid of rows with and without pictures, intervals, seeds, curves and results."""
@@ -92,8 +99,12 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     finish(cells["smaller"], 0.8, 0.6)
     for name in ("none", "fill", ODD):
         accu = json.loads((cells[name].folder / "result.json").read_text())["metrics"]["accu"]
-        ends = {"accu": [accu - 0.0123, accu + 0.0134]}
+        ends = {"accu": [accu - 0.0126, accu + 0.0134]}
         measure(cells[name], intervals=ends, accu19=accu + 0.02, boundary_f3=0.4567)
+        # The trained row is good where the untrained one is bad: their difference is far from sure.
+        resample(cells[name], *ends["accu"], falls=name == ODD)
+    for name, accu in (("ce", 0.86), ("ce-seed1", 0.88)):
+        resample(cells[name], accu - 0.0126, accu + 0.0134)
     measure(cells["fill"], iou={"road": 0.9, "train": None, "car": 0.25})
     measure(cells[ODD], iou={"road": 0.95, "train": None, "car": 0.125}, ece=0.031)
     by_kind = {"drop": {"accu": 0.7, "accu19": 0.71, "miou19": None, "num_samples": 3}}
@@ -264,7 +275,7 @@ def test_every_figure_is_the_results(page: Driver, words: list[str]) -> None:
                 assert shown[row, key] == ["-"]
                 continue
             text = f"{100 * value:.1f}" if key not in ("fid", "kid") else shown[row, key][0]
-            assert shown[row, key][0].rstrip("†") == text
+            assert shown[row, key][0].rstrip("†‡") == text
             assert float(text) == pytest.approx(
                 value if key in ("fid", "kid") else 100 * value, abs=0.051
             )
@@ -274,14 +285,22 @@ def test_every_figure_is_the_results(page: Driver, words: list[str]) -> None:
                 ]
             checked += 1
     assert checked > 25
-    assert shown["ce", "accu"] == ["87.0†", "±", "1.4"]  # deviations -1, 1; n - 1 = 1
+    # Deviations -1, 1; n - 1 = 1. Below it the interval of the mean.
+    assert shown["ce", "accu"] == ["87.0†", "±", "1.4", "85.7\N{EN DASH}88.3"]
+    assert shown["ce", "miou19"] == ["50.5", "±", "0.7"]
+    assert shown[ODD, "accu"][0] == "87.7‡"
     assert shown["ce", "accu19"] == ["-"]
     assert shown[ODD, "miou19"][0] == "43.2†"
-    note = "accu (19)" not in texts(page, "#weak-4")[0] and texts(page, "#weak-4")[0]
-    assert (
-        note
-        == "† densification, CE+L1: mIoU (19) 43.2, while none (nearest label) has 48.7 untrained."
+    (note,) = texts(page, "#weak-4")
+    assert note.startswith(
+        "densification, CE+L1: ‡ accu 87.7, while none (nearest label) has 87.1 untrained: "
+        "+0.6 (-2.0 to +3."
     )
+    assert note.endswith("; † mIoU (19) 43.2, while none (nearest label) has 48.7 untrained: -5.5.")
+    (card,) = (text for text in texts(page, "#best .card") if "· accu" in text)
+    assert "▲ 0.6 more than the best untrained" in card
+    assert "; difference +0.6 (-2.0 to +3." in card
+    assert card.endswith("so it may be chance")
     by_name = dict(zip(order(page), texts(page, "#table tbody tr"), strict=True))
     assert "missing" in by_name["lost"]
     assert by_name["none"].split()[-3:] == ["68.5", "39.4", "157.7"]

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from finished_cells import finish
 
+from launch.gains import gain
 from launch.grid import GridSettings, read_grid
-from launch.rows import beats_untrained, loss_name, paper_figures, read_rows, task_name
+from launch.rows import Row, loss_name, paper_figures, read_rows, task_name
 from maskrestore.config import load_config
 
 CE = ["task=densify", "loss=ce"]
@@ -72,6 +73,11 @@ def test_the_paper_is_quoted_for_its_own_experiments_alone() -> None:
     assert paper_figures(load_config(synthesis)) == (None, None, 62.9)
 
 
+def gained(rows: dict[str, Row], name: str, key: str) -> float | None:
+    found = gain(rows[name], list(rows.values()), key)
+    return None if found is None else found.value
+
+
 def test_a_trained_row_is_compared_with_untrained_ones_of_the_same_damage(tmp_path: Path) -> None:
     words = ["grid=robustness", f"runs={tmp_path}"]
     cells = {cell.name: cell for cell in read_grid(GridSettings, words)[1].cells}
@@ -80,11 +86,11 @@ def test_a_trained_row_is_compared_with_untrained_ones_of_the_same_damage(tmp_pa
     finish(cells["boundary-none"], 0.9, 0.9)
     finish(cells["densify-none"], 0.9, 0.9)
     rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
-    assert beats_untrained(rows["scribbles-ce"], list(rows.values()), "accu")
+    assert gained(rows, "scribbles-ce", "accu") == pytest.approx(0.1)
     finish(cells["scribbles-none"], 0.7, 0.5)
     rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
-    assert not beats_untrained(rows["scribbles-ce"], list(rows.values()), "accu")
-    assert beats_untrained(rows["scribbles-ce"], list(rows.values()), "miou19")
+    assert gained(rows, "scribbles-ce", "accu") == pytest.approx(-0.1)
+    assert gained(rows, "scribbles-ce", "miou19") == pytest.approx(0.1)
 
 
 def test_rows_of_both_protocols_are_told_apart_and_compared_where_the_input_is_the_same(
@@ -103,5 +109,5 @@ def test_rows_of_both_protocols_are_told_apart_and_compared_where_the_input_is_t
         finish(cell, 0.5 if cell.config.trains else 0.9, 0.5)
     rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
     assert len({task_name(row.config) for row in rows.values()}) == 4
-    assert not beats_untrained(rows["strict-ce"], list(rows.values()), "accu")  # nothing is sampled
-    assert beats_untrained(rows["strict-small-ce"], list(rows.values()), "accu")  # another input
+    assert gained(rows, "strict-ce", "accu") == pytest.approx(-0.4)  # nothing is sampled
+    assert gained(rows, "strict-small-ce", "accu") is None  # another input

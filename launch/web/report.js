@@ -27,14 +27,14 @@ function showBest() {
     const trained = best(report.rows.filter((row) => row.task === task && row.trains));
     const untrained = trained && best(trained.rivals.map((name) => rowNamed[name]));
     if (!trained || !untrained) return null;
-    const gain = 100 * (trained.figures[key].value - untrained.figures[key].value);
-    const [one, other] = [trained.figures[key].interval, untrained.figures[key].interval];
-    const doubt = one && other && one[0] <= other[1] && other[0] <= one[1] ? "; their 95\u00a0% intervals overlap" : "";
-    const [mark, word] = Math.abs(gain) < 0.05 ? ["=", "as good as"] : gain > 0 ? ["▲", `${gain.toFixed(1)} more than`] : ["▼", `${(-gain).toFixed(1)} less than`];
+    const { gain, isSure } = trained.figures[key];
+    const more = 100 * (trained.figures[key].value - untrained.figures[key].value);
+    const [mark, word] = Math.abs(more) < 0.05 ? ["=", "as good as"] : more > 0 ? ["▲", `${more.toFixed(1)} more than`] : ["▼", `${(-more).toFixed(1)} less than`];
+    const range = gain.includes("(") ? `; difference ${gain}${isSure ? "" : ", so it may be chance"}` : "";
     return h("article", { class: "card" }, h("h3", {}, task, h("span", { class: "muted" }, ` · ${report.headlines[key]}`)),
       h("p", { class: "big" }, trained.figures[key].text, h("small", {}, " %")),
       h("p", {}, sign(trained.style), ` ${nameOf(trained)}, the best trained row`),
-      h("p", { class: { "▲": "gain", "▼": "loss" }[mark] ?? "" }, `${mark} ${word} the best untrained: ${nameOf(untrained)}, ${untrained.figures[key].text}\u00a0%${doubt}`));
+      h("p", { class: { "▲": "gain", "▼": "loss" }[mark] ?? "" }, `${mark} ${word} the best untrained: ${nameOf(untrained)}, ${untrained.figures[key].text}\u00a0%${range}`));
   })).filter(Boolean);
   fill(byId("best").querySelector(".cards"), cards);
   byId("best").hidden = !cards.length;
@@ -44,17 +44,18 @@ function showTable() {
   const columns = headlineColumns();
   const ours = columns.filter(({ group }) => group === "ours").length;
   const weak = report.rows.flatMap((row, index) => {
-    const found = Object.entries(report.headlines).filter(([key]) => row.figures[key]?.weak);
-    return found.length ? [h("li", { id: `weak-${index}` }, `† ${row.task}, ${nameOf(row)}: `, found.map(([key, name]) => {
-      const [rival, value] = row.figures[key].weak;
-      return `${name} ${row.figures[key].text}, while ${rowNamed[rival].loss} has ${value} untrained`;
+    const found = Object.entries(report.headlines).filter(([key]) => row.figures[key]?.mark);
+    return found.length ? [h("li", { id: `weak-${index}` }, `${row.task}, ${nameOf(row)}: `, found.map(([key, name]) => {
+      const { text, mark, gain, rival } = row.figures[key];
+      return `${mark} ${name} ${text}, while ${rowNamed[rival].loss} has ${rowNamed[rival].figures[key].text} untrained: ${gain}`;
     }).join("; "), ".")] : [];
   });
   byId("table").append(h("p", { class: "hint" }, "Press a heading to sort, again to reverse, once more for the grid's order. A row's name leads to its pictures."), sortableTable("The table", columns, [["ours", ours, "ours"], ...(columns.length > ours ? [["the paper's, quoted", columns.length - ours, "paper"]] : [])]),
     h("div", { class: "plots" }, ...counting.map(dotPlot)),
     h("ul", { class: "notes" },
       ...report.notes.map((text) => h("li", {}, text)),
-      h("li", {}, h("strong", {}, "Bold"), ": best of those that are given the same input. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed."),
+      h("li", {}, h("strong", {}, "Bold"), ": best of those that are given the same input. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed; of several seeds, that of their mean."),
+      weak.length ? h("li", {}, "† No better than the best untrained row of the same input. ‡ Better, but not surely: the 95 % interval of the difference (in brackets; paired bootstrap over the val images) holds 0.") : "",
       ...weak, h("li", {}, columns.length > ours ? `Paper: ${report.quoted}` : "The paper has none of these rows.")));
 }
 

@@ -47,7 +47,7 @@ export function dotPlot(key) {
     svg("text", { x: x(mark), y: y + 15, "text-anchor": "middle" }, names[index])]);
   const words = rows.map((row) => `${row.task} ${nameOf(row)} ${row.figures[key].text}`).join(", ");
   return h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, `${report.headlines[key]}, %`),
-    h("p", { class: "muted" }, "● trained, ◇ untrained; whiskers: 95 % interval, or spread over seeds; dashed: the best untrained row of the same input")),
+    h("p", { class: "muted" }, "● trained, ◇ untrained; whiskers: 95 % interval over val images, or else spread over seeds; dashed: the best untrained row of the same input")),
   svg("svg", { class: "dots", viewBox: `0 0 ${PLOT_WIDTH} ${y + 22}`, role: "img", "aria-label": `${report.headlines[key]} in %: ${words}` },
     svg("g", { class: "axes" }, ...axis), drawing));
 }

@@ -24,7 +24,7 @@ export function figureCell(row, key) {
   if (!figure) { fill(cell, ["-"]); return cell; }
   const [mean, spread] = figure.text.split(" ± ");
   fill(cell, [isBest(row, key) ? h("strong", { title: "best of those that are given the same input" }, mean) : mean,
-    figure.weak ? h("a", { class: "weak", href: `#weak-${report.rows.indexOf(row)}`, "aria-label": "no better than an untrained row: the note" }, "†") : null,
+    figure.mark ? h("a", { class: "weak", href: `#weak-${report.rows.indexOf(row)}`, "aria-label": "not better, or not surely, than an untrained row: the note" }, figure.mark) : null,
     spread ? h("small", { class: "interval" }, ` ± ${spread}`) : null,
     figure.interval ? h("small", { class: "interval" }, figure.interval.map((end) => shown(key, end)).join("–")) : null]);
   return cell;
