@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from maskrestore.settings import ConfigError, UserError
 
@@ -154,13 +153,16 @@ def _has_accounting() -> bool:
     return True
 
 
-def test_only(script: Path) -> str:
-    """What is wrong with an sbatch script, as `sbatch --test-only` finds it; "" if nothing is."""
+def test_only(*words: str) -> str:
+    """What is wrong with the words of an sbatch, its script among them, as `sbatch --test-only`
+    finds it; "" if nothing is, or what is asked for is only not free now."""
     with outside_of_jobs():
         try:
-            ask("sbatch", "--test-only", str(script))
+            ask("sbatch", "--test-only", *words)
         except UserError as error:
-            return str(error).removeprefix("SLURM does not answer sbatch: ")
+            complaint = str(error).removeprefix("SLURM does not answer sbatch: ")
+            # A queue is for waiting.
+            return "" if "down, drained or reserved" in complaint else complaint
     return ""
 
 

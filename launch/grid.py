@@ -99,7 +99,7 @@ def read_grid(schema: type[Settings], arguments: Sequence[str]) -> tuple[Setting
     values = {key: value for key, value in values.items() if key not in CELL_KEYS}
     settings = validate(schema, values, mistakes)
 
-    path = _find_grid(settings.grid)
+    path = find_grid(settings.grid)
     own = set(schema.model_fields) - set(RunConfig.model_fields)
     shared = {key: value for key, value in values.items() if key not in own}
     # One folder for the runs of all grids, so that one Prometheus finds them.
@@ -137,8 +137,25 @@ def expand(path: Path, shared: dict[str, Any], folder: Path, seeds: int = 1) -> 
     return [cell for same in zip_longest(*columns) for cell in same if cell is not None]
 
 
+def read_restoration(path: Path) -> dict[str, Any] | None:
+    """The unchecked settings of a grid file that restores masks and trains nothing; None of one
+    with rows."""
+    values = read_yaml(path)
+    if "rows" in values or "restore" not in values:
+        return None
+    found, *others = values["restore"], *(key for key in values if key != "restore")
+    if others or not isinstance(found, dict):
+        raise ConfigError(f"{path.name}: `restore` must be a section, and the only one")
+    return found
+
+
 def _read_grid_file(path: Path) -> GridConfig:
     values = read_yaml(path)
+    if read_restoration(path) is not None:
+        raise ConfigError(
+            f"{path.name} restores masks: it has no rows to report or to watch. launch/submit.py "
+            "runs it, and summary.csv in its output folder tells how far it is"
+        )
     try:
         return validate(GridConfig, values)
     except ConfigError as error:
@@ -210,7 +227,8 @@ def _within(place: str, error: ConfigError) -> str:
     return "\n".join(f"{place}: {line}" for line in str(error).splitlines())
 
 
-def _find_grid(name: str) -> Path:
+def find_grid(name: str) -> Path:
+    """The file of `grid=name`; ConfigError lists those that there are."""
     try:
         return find_config(name, CONFIGS / "grid")
     except ConfigError as error:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from launch.cluster import ask
-from maskrestore.settings import CONFIGS, ConfigError, Section, find_config, read_yaml
+from maskrestore.settings import (
+    CONFIGS,
+    ConfigError,
+    Section,
+    find_config,
+    merge,
+    read_yaml,
+    validate,
+)
 
 PROFILES = CONFIGS / "slurm"
 
@@ -83,6 +91,16 @@ def read_profile(name: str) -> dict[str, Any]:
         return read_yaml(find_config(name, PROFILES))
     except ConfigError as error:
         raise ConfigError(str(error).replace("config=", "profile=", 1)) from error
+
+
+def with_profile(name: str, given: SlurmConfig) -> SlurmConfig:
+    """What was given, over the profile; ConfigError for the mistakes of the latter."""
+    set_by_user = given.model_dump(exclude_unset=True)
+    try:
+        return validate(SlurmConfig, merge(read_profile(name), set_by_user))
+    except ConfigError as error:
+        lines = [f"profile {name}: slurm.{line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 @dataclass(frozen=True)

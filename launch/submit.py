@@ -2,6 +2,7 @@
 
 Writes the shards if there are none, trains the image generator, then runs all other cells, several
 at a time. The same command again skips what is done and continues what is not.
+grid=densify_extra is another kind of grid, which restores masks: see its own --help.
 """
 
 import re
@@ -14,12 +15,14 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
+from launch import restore_array
 from launch.cluster import QueuedJob, cancel, has_slurm
 from launch.grid import CELL_KEYS, Cell, Grid, GridSettings, read_grid
 from launch.inputs import check_source, has_shards, write_missing_shards
 from launch.job import TrainJob
 from launch.local import Failure, find_devices, run_queue
-from launch.resources import SlurmConfig, check_resources, read_partitions, read_profile
+from launch.resources import SlurmConfig, check_resources, read_partitions, with_profile
+from launch.restore_array import RestoreArrayConfig
 from launch.schedule import (
     check_cells,
     check_queued,
@@ -36,7 +39,7 @@ from maskrestore.data_config import DataConfig
 from maskrestore.files import write_atomically
 from maskrestore.program import count_cores, run_program
 from maskrestore.result import read_result
-from maskrestore.settings import ConfigError, UserError, merge, validate
+from maskrestore.settings import ConfigError, UserError
 
 
 class SubmitConfig(GridSettings):
@@ -66,7 +69,7 @@ def main(words: Sequence[str]) -> int:
     check_unchanged(grid)
     check_source(settings.data)
     if has_slurm(settings.cluster):
-        wanted = with_profile(settings)
+        wanted = with_profile(settings.profile, settings.slurm)
         return run_on_slurm(settings, grid, chosen, wanted, report_words(words))
     states = {cell.name: read_state(cell) for cell in grid.cells}
     print_plan(grid, {name: describe(state) for name, state in states.items()}, settings.data)
@@ -167,16 +170,6 @@ def choose_cells(grid: Grid, names: str) -> list[Cell]:
     if unknown:
         raise ConfigError(f"no such cells: {', '.join(unknown)}; there are: {', '.join(known)}")
     return [cell for cell in grid.cells if cell.name in wanted or cell is grid.generator_cell]
-
-
-def with_profile(settings: SubmitConfig) -> SlurmConfig:
-    """slurm.* as given, over the profile; ConfigError for the mistakes of the latter."""
-    given = settings.slurm.model_dump(exclude_unset=True)
-    try:
-        return validate(SlurmConfig, merge(read_profile(settings.profile), given))
-    except ConfigError as error:
-        lines = [f"profile {settings.profile}: slurm.{line}" for line in str(error).splitlines()]
-        raise ConfigError("\n".join(lines)) from error
 
 
 def report_words(words: Sequence[str]) -> list[str]:
@@ -289,4 +282,7 @@ def _interrupt(*_: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
+    if restore_array.is_asked_for(sys.argv[1:]):
+        usage = restore_array.__doc__ or ""
+        sys.exit(run_program(restore_array.main, usage, RestoreArrayConfig, ["part"]))
     sys.exit(run_program(main, __doc__ or "", SubmitConfig, CELL_KEYS))

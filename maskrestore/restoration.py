@@ -92,6 +92,12 @@ def restore(config: RestoreConfig) -> int:
     return 2 if found else 0
 
 
+def find_out(config: RestoreConfig) -> int:
+    """Find out beforehand what `restore` would refuse; returns how many masks there are, of all
+    parts. Raises ConfigError or UserError for what the user can mend."""
+    return len(_plan(config, read_run(config)).masks)
+
+
 def find_run(given: Path, setting: str) -> RunConfig:
     """The settings of a finished run that restores masks, its `run` the folder where it is now.
 

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from forked import ROOT, run_program, start_program
 from masks import SIZE, draw_image, draw_mask, make_run, read, restore, rows_of, words_of
 from PIL import Image
-from tiny_runs import run_ranks
+from tiny_runs import free_port, run_ranks
 
 from maskrestore import restoration
 from maskrestore.labels import NUM_CLASSES
@@ -172,6 +174,24 @@ def test_two_processes_and_several_parts_make_what_one_makes(run: Path, tmp_path
             assert path.read_bytes() == (tmp_path / other / path.name).read_bytes()
     done = restore(run, tmp_path / "in", tmp_path / "two")
     assert "done before: 7, not restored: 1" in done.stdout
+
+
+def test_accelerate_launch_shares_the_masks_out(run: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        draw_mask(tmp_path / f"in/{number}.png", seed=number)
+    launcher = [
+        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"),
+        *("--num_machines", "1", "--num_processes", "2", "--main_process_port", str(free_port())),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ]
+    words = words_of(run, tmp_path / "in", tmp_path / "out")
+    done = subprocess.run(
+        [*launcher, str(ROOT / "restore.py"), *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "restored: 5\n" in done.stdout
+    assert "restore, process 1 of 2: " in done.stderr
+    assert len(rows_of(tmp_path / "out")) == 5
 
 
 def test_mistakes_in_what_is_given_are_explained(run: Path, tmp_path: Path) -> None:

@@ -39,3 +39,36 @@ def test_the_parts_of_an_array_are_the_whole(cluster: Cluster, tmp_path: Path) -
     assert "restored: 120\n" in logs[1]
     assert len(rows_of(tmp_path / "out")) == 241
     assert len(list((tmp_path / "out").glob("*_restored.png"))) == 241
+
+
+def test_submit_hands_over_one_array_and_waits_for_its_end(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run")
+    for number in range(9):
+        draw_mask(tmp_path / f"in/{number}.png", seed=number)
+    words = ["grid=densify_extra", "parts=2", "slurm.gpus_per_node=0", "slurm.cpus_per_task=1"]
+    words += [*words_of(run, tmp_path / "in", tmp_path / "out"), "slurm.minutes=20"]
+    words.append("slurm.setup=[export GREETING=from_the_profile, echo $GREETING]")
+    planned = cluster.launch("submit.py", *words, "dry_run=true")
+    assert "--array=0-1 --nodes=1 --ntasks=1" in planned
+    assert "--- sbatch --test-only: accepted\n9 masks in 2 parts\n" in planned
+    assert not list(tmp_path.glob("out*"))
+    refused = cluster.launch("submit.py", *words, "slurm.container=x", "slurm.nodes=2", status=2)
+    for name in ("nodes", "container"):
+        assert f"slurm.{name}: not for restoring; leave it out" in refused
+    assert "no such partition" in cluster.launch("submit.py", *words, "slurm.partition=x", status=2)
+
+    told = cluster.launch("submit.py", *words, "slurm.sbatch=[--hold]")
+    job = re.search(r"job (\d+): 9 masks in an array of 2\n", told)
+    assert job, told
+    again = cluster.launch("submit.py", *words, status=2)
+    assert f"job {job[1]} is at work on it or waits for it" in again
+    cluster.run("scontrol", "release", job[1])
+    cluster.wait_until_empty()
+    logs = [(tmp_path / f"out.jobs/{job[1]}_{part}.log").read_text() for part in range(2)]
+    assert ["restored: 5\n" in logs[0], "restored: 4\n" in logs[1]] == [True, True], logs
+    assert all(log.startswith("from_the_profile\n") for log in logs)
+    assert len(rows_of(tmp_path / "out")) == 9
+    (copy,) = (tmp_path / "out.jobs/code").iterdir()
+    assert (copy / "restore.py").is_file()
