@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from slurm_cluster import cluster, grid, session_cluster, undisturbed
+from slurm_time_limit import begin_what_only_waits, time_limits
 from tiny_runs import TINY, Words
 
 from maskrestore.labels import NUM_CLASSES
@@ -14,7 +15,14 @@ from maskrestore.models.pretrained import save_spade_generator
 from maskrestore.models.spade import SPADEGenerator
 from shards.write import WriteConfig, write_shards
 
-__all__ = ["cluster", "grid", "session_cluster", "undisturbed"]  # fixtures of the SLURM tests
+__all__ = [  # fixtures of the SLURM tests
+    "begin_what_only_waits",
+    "cluster",
+    "grid",
+    "session_cluster",
+    "time_limits",
+    "undisturbed",
+]
 
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
 # press Ctrl-C need it to mean something, however pytest itself was started.

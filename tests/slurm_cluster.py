@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ SLOW = ROOT / "tests" / "programs" / "slow_steps.py"
 
 
 class Cluster:
-    """Commands against the cluster; `folder` is its own."""
+    """Commands against the cluster; `folder` is its own. begun: what runs on it beside the tests,
+    and needs all of it to be left alone until then."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.begun: list[Future[Any]] = []
         self.environment = os.environ | {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "MASKRESTORE_CLUSTER": str(folder),
@@ -95,10 +98,12 @@ class Cluster:
 
     def wait_until_empty(self, seconds: float = 240) -> None:
         """Until no job is left."""
+        wait(self.begun, timeout=900)
         self.wait(lambda: not self.queue(), seconds)
 
     def clean(self) -> None:
         """No job, all nodes back: what a test may expect of the cluster."""
+        wait(self.begun, timeout=900)
         self.run("scancel", "--user=root", check=False)
         for name in self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
             node, state = name.split()

@@ -6,7 +6,7 @@ slurm/cluster.sh starts the cluster; where SLURM is not installed these tests ar
 import os
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,29 +41,6 @@ def test_preemption_saves_requeues_and_goes_on(
     assert grid.events("ended")[0]["reason"] == "preempted, saved"
     status = cluster.launch("status.py", *grid.words)
     assert "1 done" in status
-
-
-def hit_its_time_limit_twice(cluster: Cluster, grid: TinyGrid) -> None:
-    pace = grid.folder.parent.parent / "pace"
-    pace.write_text("6.0")  # two limits of up to 2 minutes pass before it has trained for 4
-    more = [*two_nodes(1), "slurm.signal_seconds=10"]
-    cluster.launch("submit.py", *grid.slow(pace), *more)
-    for hits in (1, 2):
-        seen = grid.num_images()
-        cluster.wait(lambda seen=seen: grid.num_images() > seen)
-        let_time_run_out(cluster, job := cluster.job(grid))
-        cluster.wait(lambda hits=hits: len(grid.events("ended")) == hits, 240)
-        cluster.run("scontrol", "update", f"jobid={job}", "timelimit=20")
-    pace.write_text("0.0")
-
-
-def let_time_run_out(cluster: Cluster, job: str) -> None:
-    """The job's next limit that leaves SLURM, which looks every 30 seconds, time to signal first:
-    a limit in place from the start may be reached before a slow machine has begun to train."""
-    shown = cluster.run("squeue", "--noheader", f"--jobs={job}", "--Format=TimeUsed")
-    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(shown.strip().split(":"))))
-    minutes = max(2, -(-(seconds + 40) // 60))  # of a single one, half may not have passed yet
-    cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
 
 def be_requeued_while_it_saves(cluster: Cluster, grid: TinyGrid) -> None:
@@ -122,7 +99,6 @@ def side_by_side(
 ) -> dict[str, TinyGrid]:
     """Grids that are disturbed at the same time, since most of it is waiting; all have ended."""
     disturbances = {
-        hit_its_time_limit_twice,
         be_requeued_while_it_saves,
         lose_a_task_as_for_want_of_memory,
         be_cancelled_and_retried,
@@ -143,9 +119,9 @@ def side_by_side(
 
 
 def test_a_time_limit_that_is_hit_twice(
-    side_by_side: dict[str, TinyGrid], undisturbed: dict[int, TinyGrid]
+    time_limits: "Future[TinyGrid]", undisturbed: dict[int, TinyGrid]
 ) -> None:
-    grid = side_by_side["hit_its_time_limit_twice"]
+    grid = time_limits.result()
     assert_as_undisturbed(grid, undisturbed[2], restarts=2)
     reasons = [event["reason"] for event in grid.events("ended")]
     assert reasons == ["time limit, saved", "time limit, saved", "finished"]
