@@ -37,7 +37,7 @@ rows:
   ce: {task: densify, loss: ce}
   ODD: {task: densify, loss: ce_l1}
   lost: {task: densify, loss: ce_vgg}
-  smaller: {task: super_resolution, loss: none}
+  smaller: {task: super_resolution, loss: none, degrade: {sampling: center}}
 """
 
 
@@ -402,6 +402,7 @@ def test_it_fits_a_phone_and_both_schemes_are_legible(page: Driver) -> None:
             "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert page.execute_script(hidden) == 0
+        assert page.execute_script(CUT) == []
         assert page.execute_script(FAINT) == []
         body = page.find_element(By.TAG_NAME, "body")
         backs.add(body.value_of_css_property("background-color"))
@@ -425,6 +426,11 @@ def test_it_prints_whole_on_white(page: Driver) -> None:
     assert body.value_of_css_property("background-color") == "rgba(255, 255, 255, 1)"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
+
+CUT = """return [...document.querySelectorAll("svg text")].filter((text) =>
+    text.getBoundingClientRect().left < text.ownerSVGElement.getBoundingClientRect().left)
+    .map((text) => text.textContent)"""
+"""Words of a drawing that begin to the left of it."""
 
 FAINT = """
 const channels = (text) => text.match(/[\\d.]+/g).map(Number);

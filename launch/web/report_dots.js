@@ -7,7 +7,8 @@ import { nameOf, report, tasks } from "./report_data.js";
 const isNarrow = innerWidth < 640; // a drawing that shrinks takes its letters with it
 const PLOT_WIDTH = isNarrow ? 330 : 560;
 const LINE_HEIGHT = 21;
-const LEFT = isNarrow ? 128 : 176;
+const LEFT = isNarrow ? 150 : 200;
+const LETTER = 6.4; // mean width of one
 const RIGHT = 16;
 
 /** Ends of what a row's figure may be, in %: its interval, or mean and spread. */
@@ -56,7 +57,10 @@ function line(row, key, x, y) {
   const figure = row.figures[key];
   const [at, span] = [x(100 * figure.value), ends(figure)];
   const color = row.style ? `c${row.style.color}` : "plain";
-  const parts = [svg("text", { class: row.trains ? "" : "untrained", x: LEFT - 12, y: y + 4, "text-anchor": "end" }, nameOf(row).replace(/^none \((.*)\)$/, "$1"))];
+  const name = nameOf(row).replace(/^none \((.*)\)$/, "$1");
+  const most = LEFT - 14;
+  const squeezed = LETTER * name.length > most ? { textLength: most, lengthAdjust: "spacingAndGlyphs" } : {};
+  const parts = [svg("text", { class: row.trains ? "" : "untrained", x: LEFT - 12, y: y + 4, "text-anchor": "end", ...squeezed }, name)];
   if (span) parts.push(svg("path", { class: `whisker ${color}`, d: `M${x(span[0])} ${y}H${x(span[1])}M${x(span[0])} ${y - 4}v8M${x(span[1])} ${y - 4}v8` }));
   parts.push(row.trains ? svg("circle", { class: `dot ${color}`, cx: at, cy: y, r: 5 })
     : svg("path", { class: "diamond", d: `M${at - 5.5} ${y}l5.5 -5.5l5.5 5.5l-5.5 5.5z` }));
