@@ -37,7 +37,7 @@ class RestoreArrayConfig(RestoreConfig):
     grid: str = "densify_extra"
     """A file of configs/grid with a section `restore`."""
     parts: PositiveInt = 8
-    """Jobs of the array, a part of the masks each."""
+    """Jobs of the array, a part of the masks each; no more than there are masks."""
     parallel: NonNegativeInt = 0
     """Jobs at a time; 0 is all that SLURM starts."""
     cluster: Literal["auto", "slurm", "local"] = "auto"
@@ -103,7 +103,9 @@ def _hand_over(settings: RestoreArrayConfig, asked: RestoreConfig, wanted: Slurm
     from maskrestore.restoration import find_out
 
     num_masks = find_out(asked)
-    options = _options(settings, wanted, name, folder)
+    num_parts = min(settings.parts, num_masks)
+    at_a_time = f"%{settings.parallel}" if settings.parallel else ""
+    options = _options(wanted, name, f"0-{num_parts - 1}{at_a_time}", folder)
     words = _words(asked)
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / "restore.sh"
@@ -113,7 +115,7 @@ def _hand_over(settings: RestoreArrayConfig, asked: RestoreConfig, wanted: Slurm
         print(_script(wanted, folder / "code"))
         print(shlex.join(["sbatch", *options, "restore.sh", *words]))
         print(f"--- sbatch --test-only: {complaint or 'accepted'}")
-        print(f"{num_masks} masks in {settings.parts} parts")
+        print(f"{num_masks} masks in {num_parts} parts")
         return 2 if complaint else 0
     if complaint:
         raise ConfigError(f"sbatch refuses this: {complaint}")
@@ -122,20 +124,17 @@ def _hand_over(settings: RestoreArrayConfig, asked: RestoreConfig, wanted: Slurm
     write_atomically(script, _script(wanted, snapshot(folder / "code")).encode())
     with outside_of_jobs():
         job = ask("sbatch", "--parsable", *options, str(script), *words).strip().partition(";")[0]
-    print(f"job {job}: {num_masks} masks in an array of {settings.parts}")
+    print(f"job {job}: {num_masks} masks in an array of {num_parts}")
     print(f"watch it: squeue --jobs={job}; logs: {folder}/{job}_*.log")
     print(f"the same command again restores what is left; then see {asked.output}/summary.csv")
     return 0
 
 
-def _options(
-    settings: RestoreArrayConfig, wanted: SlurmConfig, name: str, folder: Path
-) -> list[str]:
-    """Of sbatch; on its command line, they go before those in PART."""
-    at_a_time = f"%{settings.parallel}" if settings.parallel else ""
+def _options(wanted: SlurmConfig, name: str, array: str, folder: Path) -> list[str]:
+    """What sbatch is to give each job."""
     options = {
         "job-name": name,
-        "array": f"0-{settings.parts - 1}{at_a_time}",
+        "array": array,
         "nodes": 1,
         "ntasks": wanted.num_tasks_per_node,
         "gpus-per-node": wanted.gpus_per_node,

@@ -65,9 +65,9 @@ def evaluate(
     have fewer batches. They are left in the mode, training or evaluation, in which they came. The
     first evaluation.num_pictures samples seen are drawn into the folder `pictures`, and as many of
     the worst and best seen; samples.json beside it names all, and resamples.json holds the figures
-    behind the intervals. `together` runs the part that can
-    fail on one process alone (distributed.on_every_process). real_features: what earlier
-    evaluations know of the real images, if `batches` are the whole val split.
+    behind the intervals. `together` runs the part that can fail on one process alone
+    (distributed.on_every_process). real_features: what earlier evaluations know of the real images,
+    if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
     segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
@@ -138,9 +138,11 @@ def _restore(
 def _write_details(metrics: SegmentationMetrics, pictures: Path | None) -> None:
     """samples.json and resamples.json beside the pictures; nothing on a process that draws none."""
     if pictures is not None:
-        for name, content in (("samples", metrics.samples), ("resamples", metrics.resamples)):
-            # A line per sample and per figure.
-            text = json.dumps(content, indent=1 if name == "samples" else None)
+        texts = {
+            "samples": json.dumps(metrics.samples, indent=1),
+            "resamples": json.dumps(metrics.resamples),
+        }
+        for name, text in texts.items():
             write_atomically(pictures.parent / f"{name}.json", text.encode())
 
 

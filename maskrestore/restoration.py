@@ -80,7 +80,8 @@ def restore(config: RestoreConfig) -> int:
     if is_main:
         counts = {"restored": len(left) - len(found), "done before": len(mine) - len(left)}
         counts |= {"not restored": len(found)}
-        print(", ".join(f"{name}: {count}" for name, count in counts.items() if count))
+        told = [f"{name}: {count}" for name, count in counts.items() if count]
+        print(", ".join(told) or f"part={config.part}: no mask is left for it")
         print(f"{config.output}/summary.csv")
         if found:
             more = f"\n  and {len(found) - SHOWN} more: see summary.csv" if found[SHOWN:] else ""
