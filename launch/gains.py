@@ -14,17 +14,20 @@ from launch.rows import Row, untrained_rivals
 
 @dataclass(frozen=True)
 class Gain:
-    """What a trained row has more than the best untrained one. interval: 95 % of the resamples;
-    None where the two were not judged on the same images, or by code that left no resamples."""
+    """What a trained row has more than the best untrained one. seeds: each of its seeds by itself.
+    interval: 95 % of the resamples; None where the two were not judged on the same images, or by
+    code that left no resamples."""
 
     rival: Row
     value: float
+    seeds: tuple[float, ...]
     interval: tuple[float, float] | None
 
     @property
     def is_sure(self) -> bool:
-        """Whether the other images of the resamples agree, as far as known."""
-        return self.interval is None or not self.interval[0] <= 0 <= self.interval[1]
+        """Whether all seeds and, as far as known, the images of the resamples agree."""
+        known = [*self.seeds, *(self.interval or ())]
+        return all(each > 0 for each in known) or all(each < 0 for each in known)
 
 
 def interval(row: Row, key: str) -> tuple[float, float] | None:
@@ -48,7 +51,9 @@ def gain(row: Row, rows: Sequence[Row], key: str) -> Gain | None:
     pairs = zip(_mean_of(row, key), _mean_of(rival, key), strict=False)
     differences = [None if a is None or b is None else a - b for a, b in pairs]
     alike = {o.resamples.get("images") for o in (*row.done, *rival.done)}
-    return Gain(rival, own.mean - best, _ends(differences) if len(alike) == 1 else None)
+    seeds = tuple(float(o.metric(key) or 0) - best for o in row.done)
+    found = _ends(differences) if len(alike) == 1 else None
+    return Gain(rival, own.mean - best, seeds, found)
 
 
 def _mean_of(row: Row, key: str) -> list[float | None]:

@@ -109,8 +109,8 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
         )
     if UNSURE in marks:
         notes.append(
-            f"{UNSURE} Better than the best untrained row, but not surely: the 95 % interval of "
-            "the difference (paired bootstrap over the val images) holds 0."
+            f"{UNSURE} Better than the best untrained row, but not surely: not with every seed, or "
+            "the 95 % interval of the difference (paired bootstrap over the val images) holds 0."
         )
     if has_seeds:
         notes.append(

@@ -121,6 +121,24 @@ def test_what_was_judged_on_other_images_or_by_older_code_has_no_interval(tmp_pa
     assert interval(rows["densify-ce_l1"], "accu") is None
 
 
+def test_a_mean_that_one_seed_alone_lifts_is_not_sure(tmp_path: Path) -> None:
+    """However narrow the interval over images is."""
+    words = [*tiny_grid(tmp_path), "seeds=3"]
+    cells = cells_of(words)
+    for name, accu in (("fill", 0.6), ("ce", 0.7), ("ce-seed1", 0.599), ("ce-seed2", 0.61)):
+        finish(cells[f"densify-{name}"], accu, 0.5)
+        leave(cells[f"densify-{name}"], [accu + step for step in STEPS])
+    rows = rows_of(words)
+    found = gain(rows["densify-ce"], list(rows.values()), "accu")
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval[0] > 0.03
+    assert found.seeds == pytest.approx((0.1, -0.001, 0.01))
+    assert not found.is_sure
+    fields = {row[1]: row[3] for row in table_of(words, tmp_path) if row[0] == "densification"}
+    assert fields["CE"].endswith(" ‡")
+
+
 def test_a_resample_without_the_figure_is_left_out(tmp_path: Path) -> None:
     words = tiny_grid(tmp_path)
     cells = cells_of(words)

@@ -123,8 +123,8 @@ def test_the_mean_is_what_is_compared_with_the_untrained(words: list[str], tmp_p
     finish(cells["densify-none"], 0.80, 0.80)
     finish(cells["densify-ce"], 0.90, 0.90)  # better on its own
     finish(cells["densify-ce-seed1"], 0.72, 0.68)
-    accu, miou19, miou_all = densification(words, tmp_path)["CE"][1:4]
-    assert (accu, miou19, miou_all) == ("81.0 ± 12.7", "79.0 ± 15.6 †", "79.0 ± 15.6")
+    accu, miou19, miou_all = densification(words, tmp_path)["CE"][1:4]  # not with every seed
+    assert (accu, miou19, miou_all) == ("81.0 ± 12.7 ‡", "79.0 ± 15.6 †", "79.0 ± 15.6")
     assert "† Trained, but in the mean" in (folder_of(tmp_path) / "table1.md").read_text()
 
 

@@ -55,7 +55,7 @@ function showTable() {
     h("ul", { class: "notes" },
       ...report.notes.map((text) => h("li", {}, text)),
       h("li", {}, h("strong", {}, "Bold"), ": best of those that are given the same input. Small below a figure: its 95 % interval (bootstrap over the val images), where one was computed; of several seeds, that of their mean."),
-      weak.length ? h("li", {}, "† No better than the best untrained row of the same input. ‡ Better, but not surely: the 95 % interval of the difference (in brackets; paired bootstrap over the val images) holds 0.") : "",
+      weak.length ? h("li", {}, "† No better than the best untrained row of the same input. ‡ Better, but not surely: not with every seed, or the 95 % interval of the difference (in brackets; paired bootstrap over the val images) holds 0.") : "",
       ...weak, h("li", {}, columns.length > ours ? `Paper: ${report.quoted}` : "The paper has none of these rows.")));
 }
 
