@@ -30,7 +30,7 @@ slurm-down:  ## stop it and leave nothing behind
 	slurm/cluster.sh down
 
 dashboards: $(BIN)/ready  ## Grafana's JSON, after a change of configs/monitoring/panels.yaml
-	$(BIN)/python launch/grafana.py
+	$(BIN)/python -m launch.dashboards.grafana
 
 lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrestore.config import RunConfig, load_config
-from maskrestore.drift import differing_keys, read_run_config
-from maskrestore.program import end_process, run_program
-from maskrestore.settings import ConfigError, UserError
+from maskrestore.config.cli import end_process, run_program
+from maskrestore.config.run import RunConfig, load_config
+from maskrestore.runs.resume_check import differing_keys, read_run_config
+from maskrestore.utils.errors import ConfigError, UserError
 
 
 def main(words: Sequence[str]) -> None:
@@ -32,8 +32,8 @@ def main(words: Sequence[str]) -> None:
     ]
 
     # After parsing: torch takes seconds to import.
-    from maskrestore.evaluation import evaluate_run
-    from maskrestore.run_folder import changed_inputs
+    from maskrestore.evaluation.evaluate import evaluate_run
+    from maskrestore.runs.run_folder import changed_inputs
 
     changed += changed_inputs(config)
     metrics = evaluate_run(config, write=not changed)

@@ -8,16 +8,16 @@ installed, model.onnx, each checked against the run's network; and README.md, th
 
 from collections.abc import Sequence
 
-from maskrestore.program import end_process, run_program
-from maskrestore.restore_config import ExportConfig
-from maskrestore.settings import parse
+from maskrestore.config.cli import end_process, run_program
+from maskrestore.config.inference import ExportConfig
+from maskrestore.config.settings import parse
 
 
 def main(words: Sequence[str]) -> None:
     """Parse, export, and say what was written."""
     config = parse(ExportConfig, words)
 
-    from maskrestore.export import export_run  # after parsing: torch takes seconds to import
+    from maskrestore.inference.export import export_run
 
     for line in export_run(config):
         print(line)

@@ -8,16 +8,16 @@ What it writes, and which settings are for what: docs/restoring.md.
 
 from collections.abc import Sequence
 
-from maskrestore.program import end_process, run_program
-from maskrestore.restore_config import RestoreConfig
-from maskrestore.settings import parse
+from maskrestore.config.cli import end_process, run_program
+from maskrestore.config.inference import RestoreConfig
+from maskrestore.config.settings import parse
 
 
 def main(words: Sequence[str]) -> int:
     """Parse, restore, and end with 2 if some masks could not be restored."""
     config = parse(RestoreConfig, words)
 
-    from maskrestore.restoration import restore  # after parsing: torch takes seconds to import
+    from maskrestore.inference.restore import restore
 
     return restore(config)
 

@@ -7,15 +7,15 @@ accelerate launch train.py config=cityscapes task=super_resolution loss=ce_vgg_l
 import os
 from collections.abc import Sequence
 
-from maskrestore.config import RunConfig, load_config
-from maskrestore.program import end_process, run_program
+from maskrestore.config.cli import end_process, run_program
+from maskrestore.config.run import RunConfig, load_config
 
 
 def main(words: Sequence[str]) -> None:
     """Parse, train, and say where the result is."""
     config = load_config(words)
 
-    from maskrestore.training_loop import train  # after parsing: torch takes seconds to import
+    from maskrestore.training.loop import train
 
     train(config)
     if os.environ.get("RANK", "0") == "0":

@@ -17,9 +17,10 @@ from typing import Annotated
 import torch
 from pydantic import BeforeValidator
 
-from maskrestore.files import write_atomically
-from maskrestore.program import run_program
-from maskrestore.settings import ConfigError, Section, UserError, parse
+from maskrestore.config.cli import run_program
+from maskrestore.config.settings import Section, parse
+from maskrestore.utils.errors import ConfigError, UserError
+from maskrestore.utils.files import write_atomically
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS = {

@@ -32,15 +32,16 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from tqdm import tqdm
 
 from benchmarks.side_by_side import Comparison, conditions, in_turns, table
-from maskrestore.data import Batch
-from maskrestore.degrade import fill
-from maskrestore.distances import ImageDistances
-from maskrestore.labels import UNANNOTATED
-from maskrestore.metrics import SegmentationMetrics
-from maskrestore.models.pretrained import load_weights, save_weights
-from maskrestore.program import run_program
-from maskrestore.settings import Section, UserError, parse
-from shards.streetscenes import draw
+from maskrestore.config.cli import run_program
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.labels import UNANNOTATED
+from maskrestore.data.loader import Batch
+from maskrestore.evaluation.baselines import fill
+from maskrestore.evaluation.image_distances import ImageDistances
+from maskrestore.evaluation.segmentation import SegmentationMetrics
+from maskrestore.models.weights import load_weights, save_weights
+from maskrestore.utils.errors import UserError
+from shards.sources.streetscenes import draw
 
 HEIGHT, WIDTH = 256, 512
 OFFICIAL = """

@@ -15,14 +15,15 @@ from tqdm import tqdm
 
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
-from maskrestore.data_config import Size
-from maskrestore.distributed import keep_freed_memory
-from maskrestore.labels import NUM_CLASSES
+from maskrestore.config.cli import run_program
+from maskrestore.config.data import Size
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
-from maskrestore.models.half import in_precision
+from maskrestore.models.half_precision import in_precision
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.program import run_program, set_up_torch
-from maskrestore.settings import Section, UserError, parse
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.system import keep_freed_memory, set_up_torch
 
 CHANNELS, WIDTH, HIDDEN = NUM_CLASSES + 2, 64, 128
 
@@ -52,7 +53,7 @@ def ours(device: str, shape: tuple[int, int, int, int], precision: str) -> Calla
     torch.manual_seed(0)
     generator = FrozenGenerator(SPADEGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:]))
     network = in_precision(generator.to(device), precision)
-    keep_freed_memory(torch.device(device))
+    keep_freed_memory(torch.device(device).type)
     return passes(network, device, shape)
 
 

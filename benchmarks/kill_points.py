@@ -10,7 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from maskrestore import files, run_folder
+from maskrestore.runs import run_folder
+from maskrestore.utils import files
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from benchmarks.plain_loader import (
     write_raw,
 )
 from benchmarks.side_by_side import Comparison, conditions, in_turns, table
-from maskrestore.config import load_config
-from maskrestore.data import Batch, training_batches
-from maskrestore.program import run_program
-from maskrestore.settings import Section, UserError, parse
+from maskrestore.config.cli import run_program
+from maskrestore.config.run import load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.loader import Batch, training_batches
+from maskrestore.utils.errors import UserError
 from shards.write import WriteConfig, write_shards
 
 PIXELS = f"{HEIGHT},{WIDTH}"

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import Cityscapes
 
-from maskrestore.data import ShardFolder
-from shards.streetscenes import draw
+from maskrestore.data.shard_folder import ShardFolder
+from shards.sources.streetscenes import draw
 from shards.workers import run_all
 
 RAW_HEIGHT, RAW_WIDTH = 1024, 2048

@@ -29,10 +29,14 @@ from pydantic import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from benchmarks.kill_points import AT_END, AT_START, LOG, PHASES, STARTING, TRAINING, Phase, arm
-from maskrestore import checkpoint, files, optimizer_step, training_loop
-from maskrestore.config import RunConfig, load_config
-from maskrestore.program import run_program
-from maskrestore.settings import Section, UserError, parse
+from maskrestore.config.cli import run_program
+from maskrestore.config.run import RunConfig, load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.runs import checkpoint
+from maskrestore.training import loop as training_loop
+from maskrestore.training import step as optimizer_step
+from maskrestore.utils import files
+from maskrestore.utils.errors import UserError
 from shards.write import WriteConfig, write_shards
 
 BATCH, STEPS = 2, 4

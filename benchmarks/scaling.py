@@ -27,21 +27,24 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from tqdm import tqdm
 
-from maskrestore.config import load_config
-from maskrestore.data import Batch
-from maskrestore.distributed import Ballot, make_accelerator
-from maskrestore.engine import Engine, make_engine
-from maskrestore.evaluation import load_frozen_generator
-from maskrestore.files import write_atomically
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.meter import Meter
+from maskrestore.config.cli import run_program
+from maskrestore.config.run import load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.data.loader import Batch
+from maskrestore.distributed.engine import Engine
+from maskrestore.distributed.processes import make_accelerator
+from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.mask_generator import MaskGenerator
-from maskrestore.models.pretrained import save_spade_generator
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.objectives import make_objective
-from maskrestore.optimizer_step import take_step
-from maskrestore.program import count_cores, run_program
-from maskrestore.settings import Section, UserError, parse
+from maskrestore.models.weights import save_spade_generator
+from maskrestore.monitoring.meter import Meter
+from maskrestore.training.agreement import Ballot
+from maskrestore.training.setup import make_engine, make_objective
+from maskrestore.training.step import take_step
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.files import write_atomically
+from maskrestore.utils.system import count_cores
 
 BATCH, SIZE = 4, (64, 128)
 """Images per process and step, and their height and width."""

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from maskrestore import provenance
-from maskrestore.program import count_cores
-from maskrestore.settings import UserError
+from maskrestore.runs import provenance
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.system import count_cores
 
 
 @dataclass(frozen=True)

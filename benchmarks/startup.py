@@ -18,10 +18,11 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from benchmarks.side_by_side import conditions
-from launch.inputs import write_missing_shards
-from maskrestore.config import load_config
-from maskrestore.program import run_program
-from maskrestore.settings import Section, UserError, parse
+from launch.grid.missing_shards import write_missing_shards
+from maskrestore.config.cli import run_program
+from maskrestore.config.run import load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP, DRY_RUN, FIRST_STEP = 0.5, 2.0, 15.0

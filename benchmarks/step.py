@@ -18,20 +18,22 @@ from tqdm import tqdm
 
 from benchmarks import plain_step
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
-from maskrestore.config import load_config
-from maskrestore.data import Batch
-from maskrestore.data_config import Size
-from maskrestore.distributed import keep_freed_memory, make_accelerator
-from maskrestore.engine import Engine, make_engine
-from maskrestore.evaluation import load_frozen_generator
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.meter import Meter
-from maskrestore.models.pretrained import save_spade_generator
+from maskrestore.config.cli import run_program
+from maskrestore.config.data import Size
+from maskrestore.config.run import load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.data.loader import Batch
+from maskrestore.distributed.engine import Engine
+from maskrestore.distributed.processes import make_accelerator
+from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.objectives import make_objective
-from maskrestore.optimizer_step import take_step
-from maskrestore.program import run_program, set_up_torch
-from maskrestore.settings import Section, UserError, parse
+from maskrestore.models.weights import save_spade_generator
+from maskrestore.monitoring.meter import Meter
+from maskrestore.training.setup import make_engine, make_objective
+from maskrestore.training.step import take_step
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.system import keep_freed_memory, set_up_torch
 
 
 class StepBenchmark(Section):
@@ -74,7 +76,7 @@ def ours(words: Sequence[str]) -> Callable[[], object]:
     label_map = torch.randint(0, NUM_CLASSES, size)
     image = torch.randint(0, 256, (size[0], 3, *size[1:]), dtype=torch.uint8)
     batch = Batch(("",) * size[0], image, label_map, label_map, label_map).to(device)
-    keep_freed_memory(device)
+    keep_freed_memory(device.type)
     return lambda: take_step(config, objective, engines, batch, 1, meter).total.item()
 
 

@@ -22,23 +22,23 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.side_by_side import conditions
-from maskrestore.config import load_config
-from maskrestore.data import Batch
-from maskrestore.distributed import make_accelerator
-from maskrestore.engine import Engine, make_engine
-from maskrestore.evaluation import load_frozen_generator
-from maskrestore.files import write_atomically
-from maskrestore.health import Report
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.meter import Meter
-from maskrestore.models.pretrained import save_spade_generator
+from maskrestore.config.cli import run_program
+from maskrestore.config.run import load_config
+from maskrestore.config.settings import Section, parse
+from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.data.loader import Batch
+from maskrestore.distributed.engine import Engine
+from maskrestore.distributed.processes import make_accelerator
+from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.objectives import make_objective
-from maskrestore.optimizer_step import take_step
-from maskrestore.program import run_program
-from maskrestore.settings import Section, parse
-from maskrestore.targets import read_target
-from maskrestore.telemetry import Telemetry
+from maskrestore.models.weights import save_spade_generator
+from maskrestore.monitoring.health import Report
+from maskrestore.monitoring.meter import Meter
+from maskrestore.monitoring.targets import read_target
+from maskrestore.monitoring.telemetry import Telemetry
+from maskrestore.training.setup import make_engine, make_objective
+from maskrestore.training.step import take_step
+from maskrestore.utils.files import write_atomically
 
 CASES = {
     "64x128, batch 4, CE+Lite0+L1": "data.size=64x128 loss=ce_vgg_l1 training.batch_size=4",

@@ -17,8 +17,9 @@ from pydantic import PositiveInt
 
 from benchmarks.plain_loader import HEIGHT, WIDTH, write_raw
 from benchmarks.side_by_side import Comparison, conditions, in_turns, table
-from maskrestore.program import count_cores, run_program
-from maskrestore.settings import Section, parse
+from maskrestore.config.cli import run_program
+from maskrestore.config.settings import Section, parse
+from maskrestore.utils.system import count_cores
 from shards.workers import run_all
 from shards.write import WriteConfig, write_shards
 

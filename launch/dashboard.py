@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from launch.grafana import LIMITS, NAMES_ONLY, read_panels
-from launch.page_server import PageServer
-from launch.prometheus_server import MONITORING, PrometheusServer
-from launch.run_list import RunList
-from maskrestore.program import run_program
-from maskrestore.settings import Section, parse
-from maskrestore.targets import out_of_reach, reap
+from launch.dashboards.page_server import PageServer
+from launch.dashboards.panels import LIMITS, NAMES_ONLY, read_panels
+from launch.dashboards.prometheus_server import MONITORING, PrometheusServer
+from launch.dashboards.run_list import RunList
+from maskrestore.config.cli import run_program
+from maskrestore.config.settings import Section, parse
+from maskrestore.monitoring.targets import out_of_reach, reap
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether Prometheus still runs."""

@@ -5,21 +5,20 @@ more, into the grid's folder, from its run folders alone, at any time: cells tha
 marked.
 """
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from launch.figure import draw_figure
-from launch.grid import CELL_KEYS, Grid, GridSettings, read_grid
-from launch.html_report import html_report
-from launch.latex import latex
-from launch.rows import Row, paper_figures, read_rows
-from launch.table import make_table, markdown
-from maskrestore.files import write_atomically
-from maskrestore.program import run_program
-from maskrestore.settings import UserError, flatten
+from launch.grid.cells import CELL_KEYS, GridSettings, read_grid
+from launch.results.figure import draw_figure
+from launch.results.formats import latex, markdown
+from launch.results.page import html_report
+from launch.results.table import make_table
+from launch.results.table_rows import read_rows
+from launch.results.write_report import flat, further_seeds
+from maskrestore.config.cli import run_program
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.files import write_atomically
 
 
 class ReportSettings(GridSettings):
@@ -60,48 +59,6 @@ def main(words: Sequence[str]) -> int:
     if left_out:
         print(f"not in the table: {', '.join(left_out)}; give seeds=NUMBER for more seeds")
     return 0
-
-
-def flat(rows: Sequence[Row]) -> str:
-    """The table as CSV, a line per cell: everything its result holds, and the paper's figures.
-
-    Figures of ours are as measured (accu and IoU in 0..1), NAME_low and NAME_high the ends of their
-    95 % intervals; paper_accu and paper_miou are in %.
-    """
-    records = []
-    for outcome in (outcome for row in rows for outcome in row.outcomes):
-        cell, config = outcome.cell, outcome.config
-        record: dict[str, Any] = {"cell": cell.name, "row": cell.row, "seed": outcome.seed}
-        record |= {"state": str(outcome.state), "task": config.task, "loss": config.loss}
-        record |= {"baseline": config.baseline}
-        if config.task == "synthesis":
-            record["loss"] = None
-        paper = paper_figures(config)
-        record |= dict(zip(("paper_accu", "paper_miou", "paper_fid"), paper, strict=True))
-        metrics = dict(outcome.result.get("metrics", {}))
-        for name, (low, high) in (metrics.pop("intervals", None) or {}).items():
-            metrics |= {f"{name}_low": low, f"{name}_high": high}
-        result = outcome.result.items()
-        rest = {key: value for key, value in result if key not in ("metrics", *record)}
-        record |= dict(flatten(metrics)) | dict(flatten(rest))
-        records.append(record)
-    names = list(dict.fromkeys(name for record in records for name in record))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return buffer.getvalue()
-
-
-def further_seeds(grid: Grid) -> list[str]:
-    """Cells in the grid's folder that were run with more seeds than this report is asked for."""
-    known, rows = {cell.name for cell in grid.cells}, {cell.row for cell in grid.cells}
-    found = []
-    for path in sorted(grid.folder.glob("*-seed*/config.yaml")):
-        row, _, seed = path.parent.name.rpartition("-seed")
-        if row in rows and seed.isdecimal() and path.parent.name not in known:
-            found.append(path.parent.name)
-    return found
 
 
 if __name__ == "__main__":

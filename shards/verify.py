@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.manifest import read_manifest
-from maskrestore.sample import MEMBERS, Sample, decode
-from maskrestore.settings import UserError
-from shards.source import unknown_ids
+from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.data.manifest import read_manifest
+from maskrestore.data.sample import MEMBERS, Sample, decode
+from maskrestore.utils.errors import UserError
+from shards.sources.source import unknown_ids
 
 USAGE = "usage: python shards/verify.py DIR"
 

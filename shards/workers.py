@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from maskrestore.program import count_cores
-from maskrestore.settings import UserError
+from maskrestore.utils.errors import UserError
+from maskrestore.utils.system import count_cores
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

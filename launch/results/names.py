@@ -1,0 +1,115 @@
+"""What rows and figures are called, and the paper's numbers: the one catalogue of the report."""
+
+from collections.abc import Iterator
+
+from maskrestore.config.run import RunConfig
+
+PAPER = {
+    ("synthesis", "none"): (None, None, 62.9),
+    ("densify", "none"): (68.5, 39.4, 157.7),
+    ("densify", "ce_vgg_l1"): (86.5, 52.2, 68.4),
+    ("densify", "ce"): (86.1, 42.1, 70.7),
+    ("densify", "ce_vgg"): (85.8, 37.9, 71.1),
+    ("densify", "ce_l1"): (86.2, 44.3, 68.2),
+    ("super_resolution", "none"): (84.2, 57.6, 78.1),
+    ("super_resolution", "ce_vgg_l1"): (93.8, 65.2, 65.4),
+    ("super_resolution", "ce"): (93.3, 69.5, 69.2),
+    ("super_resolution", "ce_vgg"): (93.7, 65.1, 65.5),
+    ("super_resolution", "ce_l1"): (93.7, 70.6, 66.4),
+}
+"""Table 1 of Ahn & Sull (2021), task and loss -> accu in %, mIoU in %, FID (Cityscapes val)."""
+
+
+TASKS = {"synthesis": "synthesis", "densify": "densification"}
+
+
+DAMAGE = {
+    "drop": "polygons left out",
+    "scribbles": "scribbles",
+    "boundary": "boundary errors",
+    "labels": "label errors",
+    "mixture": "mixture",
+}
+"""degradation -> what a row of the table calls it; the task's own goes without saying."""
+
+
+BASELINES = {
+    "input": "input as it is",
+    "fill": "nearest label",
+    "realign": "realigned",
+    "bilinear": "bilinear",
+}
+
+
+RELAXATIONS = {"straight_through": "straight-through", "gumbel": "Gumbel"}
+
+
+EDGES = {"soft": "soft edges", "zeros": "no edges", "instance": "upper bound: true edges"}
+"""As these; softmax and argmax are the defaults."""
+
+
+def paper_figures(config: RunConfig) -> tuple[float | None, float | None, float | None]:
+    """The paper's accu in %, mIoU in % and FID for the same experiment; None where it has none."""
+    if config.task == "synthesis":  # no mask is restored: nothing of the below is in it
+        return PAPER["synthesis", "none"]
+    if not _is_of_paper(config):
+        return None, None, None
+    return PAPER.get((config.task, config.loss), (None, None, None))
+
+
+def _is_of_paper(config: RunConfig) -> bool:
+    default = RunConfig()
+    same = ["protocol", "degradation", "baseline"]
+    same += ["condition", "relaxation"] if config.trains else []
+    same += ["degrade"] if config.task == "super_resolution" else []
+    return (
+        all(getattr(config, name) == getattr(default, name) for name in same)
+        and config.generator.edges == default.generator.edges
+        and config.terms == RunConfig(loss=config.loss).terms
+    )
+
+
+def task_name(config: RunConfig) -> str:
+    """The task in the paper's words, and what is not the paper's: the damage, the protocol."""
+    name = TASKS.get(config.task, f"super-resolution {config.degrade.factor}x")
+    if config.degradation in DAMAGE:
+        name += f" ({DAMAGE[config.degradation]})"
+    is_strict = config.protocol == "strict" and config.task != "synthesis"
+    return f"{name}, strict" if is_strict else name
+
+
+def loss_name(config: RunConfig) -> str:
+    """The terms in the paper's spelling, and what else is not as in the paper. VGG is said only
+    where it is VGG19."""
+    if config.task == "synthesis":
+        return "-"
+    perceptual = {"vgg19": "VGG", "lite0": "Lite0"}[config.perceptual.network]
+    names = {"ce": "CE", "perceptual": perceptual, "l1": "L1"}
+    name = "+".join(
+        names[term] if weight == 1 else f"{weight:g} {names[term]}"
+        for term, weight in config.terms.items()
+    )
+    remarks = list(_variants(config))
+    if not config.trains:
+        name, remarks = "none", [BASELINES[config.baseline], *remarks]
+    return f"{name} ({', '.join(remarks)})" if remarks else name
+
+
+def _variants(config: RunConfig) -> Iterator[str]:
+    sampled = config.task == "super_resolution" or config.degradation == "mixture"
+    if sampled and config.degrade.sampling == "center" and config.protocol == "paper":
+        yield "centre-sampled"  # protocol=strict samples so everywhere
+    if config.trains and config.condition == "mask_image":
+        yield "image-conditioned"
+    if {"perceptual", "l1"} & set(config.terms) and config.relaxation in RELAXATIONS:
+        yield RELAXATIONS[config.relaxation]
+    if config.generator.edges in EDGES:
+        yield EDGES[config.generator.edges]
+
+
+def input_of(config: RunConfig) -> tuple[str, ...]:
+    """What decides the incomplete masks; rows are compared where they agree in it."""
+    smaller = config.task == "super_resolution"
+    sampling = config.degrade.sampling if smaller or config.degradation == "mixture" else ""
+    factor = str(config.degrade.factor) if smaller else ""
+    return config.task, config.degradation, sampling, factor

@@ -1,0 +1,93 @@
+"""What runs inside SLURM's jobs: the tasks of a run, the writing of shards, the report."""
+
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from pathlib import Path
+from typing import Any, NoReturn
+
+from launch.grid.jobs import TrainJob
+from launch.grid.state import ERROR
+from maskrestore.config.cli import RESUME_STATUS, end_process
+from maskrestore.config.data import DataConfig
+from maskrestore.config.settings import validate
+from maskrestore.utils.errors import ConfigError, Interrupted, UserError
+
+MENDABLE = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENOSPC, EDQUOT)
+"""Errors of the file system that another attempt would meet again; others are a node's or a
+network's, and may be gone elsewhere."""
+
+
+class TrainTask(TrainJob):
+    """One of the tasks of a SLURM job that train and evaluate one cell together.
+
+    Ends its process with the exit status of train.py, from which slurm/supervisor.py tells what
+    comes next; error.txt in the run folder says what went wrong first.
+    """
+
+    def __call__(self, devices: str = "") -> NoReturn:
+        """Run on what SLURM gives to this task."""
+        # Until training listens for them: nothing is to be saved yet, so go back into the queue.
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda *_: os._exit(RESUME_STATUS))
+        end_process(self._status())
+
+    def _status(self) -> int:
+        try:
+            self.train()
+        except Interrupted as stop:
+            print(stop, flush=True)
+            return RESUME_STATUS
+        except SystemExit as end:  # another task says what is wrong
+            return int(end.code or 0)
+        except (ConfigError, UserError) as error:
+            return self._fail(str(error), 2)
+        except OSError as error:
+            text = f"{error.filename or 'file system'}: {error.strerror or error}"
+            return self._fail(text, 2 if error.errno in MENDABLE else 1)
+        except Exception as error:
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}"
+            if "OutOfMemory" in text or isinstance(error, MemoryError):
+                advice = "give training.accumulation=2 or more nodes"
+                return self._fail(f"out of memory ({advice}): {error}", 2)
+            return self._fail(text, 1)
+        return 0
+
+    def _fail(self, message: str, status: int) -> int:
+        print(message, flush=True)
+        try:
+            # Only the first: the others fail because one did.
+            with open(Path(self.values["run"]) / ERROR, "x", encoding="utf-8") as file:
+                file.write(message + "\n")
+        except OSError:
+            pass  # it is in the log
+        return status
+
+
+class ShardsJob:
+    """Writes the shards of a data set unless they are there."""
+
+    def __init__(self, data: DataConfig) -> None:
+        self.values: dict[str, Any] = data.model_dump(mode="json")
+
+    def __call__(self) -> None:
+        """Write them."""
+        from launch.grid.missing_shards import write_missing_shards
+
+        write_missing_shards(validate(DataConfig, self.values))
+
+
+class ReportJob:
+    """Writes the report of a grid."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+
+    def __call__(self) -> None:
+        """Write it from what the cells' folders hold by then."""
+        from launch.report import main
+
+        main(self.words)

@@ -1,0 +1,88 @@
+"""The settings of data sets and their shards. (The others: config.py, operation.py.)"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
+
+from maskrestore.config.settings import Section
+
+SourceName = Literal["streetscenes", "cityscapes", "camvid"]
+
+
+def _height_and_width(text: str) -> str:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise ValueError("write height x width in pixels, such as 256x512")
+    if int(height) % 32 or int(width) % 32:
+        raise ValueError("height and width must be multiples of 32: the generators double 5 times")
+    return text
+
+
+def split_at_commas(value: Any) -> Any:
+    """A text as the words between its commas; anything else as it is."""
+    return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError("write each name once, with a comma between two")
+    return names
+
+
+Size = Annotated[str, AfterValidator(_height_and_width)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split_at_commas),
+    AfterValidator(_each_once),
+    Field(min_length=1),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class SourceConfig(Section):
+    """Where shards come from. `shards/write.py` needs these; a run only reads the result."""
+
+    source: SourceName = "streetscenes"
+    """What to shard: procedural street scenes, or a folder in the Cityscapes or CamVid layout."""
+    root: Path | None = None
+    """Folder of the raw data set; not used by streetscenes."""
+    size: Size = "96x192"
+    """Height x width in pixels to which everything is resized; multiples of 32."""
+    splits: Names = ("train", "val")
+    """Splits to shard, as train,val (cityscapes also has train_extra, which nobody annotated
+    finely: its fine mask is its coarse one)."""
+    num_train: PositiveInt = 512
+    """Scenes drawn for train (streetscenes only)."""
+    num_val: PositiveInt = 64
+    """Scenes drawn for val (streetscenes only)."""
+    source_seed: Seed = 0
+    """Seed of the drawn scenes and of simulated coarse masks."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """`size` as two integers."""
+        height, width = self.size.split("x")
+        return int(height), int(width)
+
+
+class DataConfig(SourceConfig):
+    """The shards that a run reads and how it reads them."""
+
+    shards: Path = Path("data/streetscenes")
+    """Folder of WebDataset tars with its manifest.json; with data.url, where they are kept."""
+    url: str = ""
+    """Where shards come from that are not in data.shards yet: http(s)://HOST/FOLDER, s3://BUCKET/
+    FOLDER, or a command that prints the file {}, as "pipe:aws s3 cp s3://BUCKET/{} -"."""
+    bad_shards: Literal["stop", "skip"] = "stop"
+    """A shard whose bytes are not those of the manifest stops the run, or is left out: skip reads
+    all shards once before training, so that every process leaves out the same ones."""
+    shuffle_shards: NonNegativeInt = 0
+    """Shards among which samples are shuffled at a time; 0 is all of them. A small number lets
+    a run on shards that are still to be fetched start after the first few."""
+    threads: PositiveInt = 2
+    """Decoding threads per process."""
+    prefetch_batches: PositiveInt = 4
+    """Batches decoded ahead of the training step."""
+    flip: bool = True
+    """Mirror a training sample left to right with probability 1/2."""

@@ -1,0 +1,293 @@
+"""The settings of a run: defaults, units, checks.
+
+(Of data sets: data_config.py. How it is operated: operation.py.)
+
+Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
+code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from maskrestore.config.data import DataConfig, Seed, split_at_commas
+from maskrestore.config.execution import DistributedConfig, HealthConfig, TelemetryConfig
+from maskrestore.config.settings import Section, parse
+
+Task = Literal["synthesis", "densify", "super_resolution"]
+Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
+Baseline = Literal["input", "fill", "realign", "bilinear"]
+Protocol = Literal["paper", "strict"]
+Degradation = Literal["task", "drop", "scribbles", "boundary", "labels", "mixture"]
+Condition = Literal["mask", "mask_image"]
+Relaxation = Literal["softmax", "straight_through", "gumbel"]
+Edges = Literal["argmax", "soft", "zeros", "instance"]
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(split_at_commas)]
+
+
+class DegradeConfig(Section):
+    """How the incomplete mask of task=super_resolution is made from the true one (and sampling
+    also of the smaller maps of degradation=mixture)."""
+
+    factor: Literal[2, 4, 8, 16] = 8
+    """Downsampling factor per side."""
+    sampling: Literal["corner", "center"] = "corner"
+    """Pixel kept of each factor x factor block: its top left corner (the paper's) or its centre
+    (protocol=strict's)."""
+
+
+class MaskGeneratorConfig(Section):
+    """The trained network: SPADE-shaped, degraded mask in, class logits out."""
+
+    width: PositiveInt = 16
+    """Channels of the last block (ngf); the first ones have 16 times as many."""
+    hidden: PositiveInt = 32
+    """Channels of the shared convolution inside each SPADE (the official generator has 128)."""
+
+
+class GeneratorConfig(Section):
+    """The image generator: trained by task=synthesis, frozen in the other tasks."""
+
+    path: Path | None = None
+    """Weights of the frozen generator: the official latest_net_G.pth or generator.pth of a run."""
+    edges: Edges = "argmax"
+    """Edge channel while restoring: of the restored mask (argmax, or soft with a gradient), zeros,
+    or the true instance edges, which leak the answer and give an upper bound only."""
+    width: PositiveInt = 64
+    """Channels of the last block (ngf) of a generator to be trained; the official one has 64."""
+    hidden: PositiveInt = 128
+    """Channels inside each SPADE of a generator to be trained; the official one has 128."""
+    discriminator_width: PositiveInt = 64
+    """Channels of the first layer of each discriminator (ndf)."""
+    num_images: PositiveInt = 600_000
+    """Images seen over the whole of task=synthesis (SPADE: 200 passes over Cityscapes)."""
+    learning_rate: PositiveFloat = 1e-4
+    """Adam learning rate of the generator in task=synthesis (SPADE: 1e-4)."""
+    discriminator_learning_rate: PositiveFloat = 4e-4
+    """Adam learning rate of the discriminator (SPADE: 4e-4)."""
+
+
+class PerceptualConfig(Section):
+    """The network whose features are compared in the perceptual loss (L_VGG in the paper)."""
+
+    network: Literal["vgg19", "lite0"] = "vgg19"
+    """vgg19: torchvision's ImageNet weights; lite0: the small EfficientNet-Lite0 that needs no
+    download, for offline work. A table made with lite0 says so."""
+    weights: Path | None = None
+    """File of VGG19 weights (torchvision's vgg19-dcbb9e9d.pth); none: torchvision downloads it."""
+
+
+class WeightsConfig(Section):
+    """Factors of the loss terms; 0 switches a term off and costs nothing."""
+
+    ce: NonNegativeFloat = 1.0
+    """Cross entropy of the restored mask (L_mask)."""
+    perceptual: NonNegativeFloat = 1.0
+    """Perceptual distance of the synthesised image (L_VGG; 1 in the paper's sum, 10 in SPADE)."""
+    l1: NonNegativeFloat = 1.0
+    """Absolute difference of the synthesised image (L_1)."""
+    synthesis_perceptual: NonNegativeFloat = 10.0
+    """Perceptual distance in task=synthesis (SPADE: 10)."""
+    feature_matching: NonNegativeFloat = 10.0
+    """Distance of the discriminator's features in task=synthesis (SPADE: 10)."""
+
+
+class TrainingConfig(Section):
+    """Length and step size. Progress is counted in images seen, so it means the same on any
+    number of devices."""
+
+    num_images: PositiveInt = 300_000
+    """Images seen over the whole run, repeats counted (task=synthesis has its own number)."""
+    batch_size: PositiveInt = 16
+    """Images per optimizer step, over all processes together."""
+    accumulation: PositiveInt = 1
+    """Parts into which each process cuts its share of a batch, to need less memory."""
+    max_gradient_norm: NonNegativeFloat = 0.0
+    """Gradients longer than this are shortened to it (L2 norm over all parameters); 0 is never."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam learning rate of the mask generator."""
+    betas: Betas = (0.9, 0.999)
+    """Adam betas of the mask generator (task=synthesis always uses SPADE's 0, 0.9)."""
+    decay_start: Fraction = 0.5
+    """Fraction 0..1 of the run after which learning rates fall linearly to 0."""
+    log_images: PositiveInt = 1_600
+    """Images between two lines of metrics.jsonl."""
+    checkpoint_images: PositiveInt = 30_000
+    """Images between two checkpoints."""
+    evaluate_images: PositiveInt = 60_000
+    """Images between two evaluations; the last one comes at the end of the run in any case."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints kept in the run folder."""
+    save_in_background: bool = False
+    """Write checkpoints while training goes on; needs memory for a second copy of the state."""
+
+
+class EvaluationConfig(Section):
+    """What is measured on the val split; the protocol and its reasons: docs/evaluation.md."""
+
+    features: Literal["inception", "lite0"] = "inception"
+    """Network of the image distances: inception gives FID and KID; lite0 (offline, no download)
+    gives fd_lite0 and kd_lite0, which are never comparable with FID and KID."""
+    inception_weights: Path | None = None
+    """File pt_inception-2015-12-05-6726825d.pth; none: torch-fidelity downloads it."""
+    batch_size: PositiveInt = 16
+    """Images per process and forward pass."""
+    num_pictures: NonNegativeInt = 4
+    """Val samples that are drawn, for samples/ and Figure 2, and as many of the worst and of the
+    best by accu."""
+
+
+class RunConfig(Section):
+    """One run: one cell of the table."""
+
+    task: Task = "densify"
+    """synthesis trains an image generator; densify restores sparse polygons; super_resolution
+    restores a mask that was made `degrade.factor` times smaller."""
+    loss: Loss = "ce_vgg_l1"
+    """Terms of the restoration loss, as in the paper's columns; none trains nothing."""
+    baseline: Baseline = "input"
+    """What loss=none evaluates: the input as it is, fill (nearest annotated label; densify),
+    realign (undo the corner shift; super_resolution) or bilinear (the likeliest class of the
+    interpolated one-hot map; super_resolution)."""
+    protocol: Protocol = "paper"
+    """How the task is set and judged. paper: as the paper's figures were made, with their corner
+    sampling and all pixels. strict: sampled at the centre, no true edges, and figures over the
+    pixels of the 19 evaluated classes."""
+    degradation: Degradation = "task"
+    """What damages the mask. task: the paper's, coarse polygons or the smaller map. With
+    task=densify also drop (polygons left out), scribbles, boundary and labels (an annotator's
+    errors at borders and in names), or mixture: each sample its own, smaller maps too."""
+    condition: Condition = "mask"
+    """What the mask generator sees: the incomplete mask, or the real image too (not in the
+    paper)."""
+    relaxation: Relaxation = "softmax"
+    """What of the restored mask the image generator sees in training: class probabilities, or
+    hard classes with a gradient, the likeliest (straight_through) or drawn ones (gumbel)."""
+    run: Path = Path("runs/run")
+    """Folder of this run; the same command again resumes it."""
+    seed: Seed = 0
+    """Seed of weights, sample order and augmentation."""
+    accept_changed_code: bool = False
+    """Resume although the code is no longer the one that the run was started with."""
+    data: DataConfig = DataConfig()
+    degrade: DegradeConfig = DegradeConfig()
+    mask_generator: MaskGeneratorConfig = MaskGeneratorConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    perceptual: PerceptualConfig = PerceptualConfig()
+    weights: WeightsConfig = WeightsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    health: HealthConfig = HealthConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sample_strictly(cls, values: Any) -> Any:
+        """protocol=strict sets the sampling where nothing else does."""
+        if isinstance(values, dict) and values.get("protocol") == "strict":
+            degrade = values.get("degrade", {})
+            if isinstance(degrade, dict):
+                values = values | {"degrade": {"sampling": "center"} | degrade}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        smaller = "super_resolution"
+        needed = {"fill": "densify", "realign": smaller, "bilinear": smaller}.get(
+            self.baseline, self.task
+        )
+        if self.baseline != "input" and self.loss != "none":
+            raise ValueError(
+                f"baseline={self.baseline} is evaluated without training, but loss={self.loss}: "
+                "write loss=none, or leave baseline out"
+            )
+        if self.task != needed:
+            raise ValueError(f"baseline={self.baseline} is for task={needed}, not task={self.task}")
+        if self.task != "synthesis" and self.trains and not self.terms:
+            raise ValueError(
+                f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
+            )
+        if self.degradation != "task" and self.task != "densify":
+            raise ValueError(
+                f"degradation={self.degradation} is for task=densify, not task={self.task}: write "
+                "degradation=task, or task=densify"
+            )
+        if self.protocol == "strict" and self.task != "synthesis":
+            self._check_strict()
+        distributed = self.distributed
+        if distributed.engine == "ddp" and (
+            distributed.zero_stage or distributed.offload_optimizer
+        ):
+            raise ValueError(
+                "distributed.zero_stage and distributed.offload_optimizer are DeepSpeed's: write "
+                "distributed.engine=deepspeed with them, or leave them out"
+            )
+        if distributed.offload_optimizer and not distributed.zero_stage:
+            raise ValueError("distributed.offload_optimizer=true needs zero_stage 1, 2 or 3")
+        if distributed.engine == "deepspeed" and self.trains_generator:
+            raise ValueError(
+                "task=synthesis trains two networks, but distributed.engine=deepspeed drives one: "
+                "write distributed.engine=ddp"
+            )
+        return self
+
+    def _check_strict(self) -> None:
+        if self.generator.edges == "instance":
+            raise ValueError(
+                "protocol=strict allows no true edges: write generator.edges=argmax, soft or zeros"
+            )
+        if self.degrade.sampling == "corner":
+            raise ValueError(
+                "protocol=strict samples at the centre, but degrade.sampling=corner: write "
+                "degrade.sampling=center, or protocol=paper"
+            )
+
+    @property
+    def trains(self) -> bool:
+        """Whether this run trains anything; loss=none only evaluates."""
+        return self.loss != "none"
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether this run trains an image generator, rather than use one."""
+        return self.task == "synthesis" and self.trains
+
+    @property
+    def total_images(self) -> int:
+        """Images that training sees: 0 for a run that only evaluates."""
+        if not self.trains:
+            return 0
+        return (self.generator if self.task == "synthesis" else self.training).num_images
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the real image that the mask generator sees: 3, or 0 with condition=mask."""
+        return 3 if self.condition == "mask_image" else 0
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weight of each active term of the restoration loss: ce, perceptual, l1."""
+        names = {"ce": "ce", "vgg": "perceptual", "l1": "l1"}
+        parts = [] if self.loss == "none" else [names[part] for part in self.loss.split("_")]
+        weights = {name: float(getattr(self.weights, name)) for name in parts}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def load_config(arguments: Sequence[str]) -> RunConfig:
+    """The RunConfig that the words of a command line describe."""
+    return parse(RunConfig, arguments)

@@ -1,0 +1,67 @@
+"""Incomplete masks, and what restores them without any training.
+
+A degraded mask is a label map plus a validity map: which of its pixels somebody annotated.
+"""
+
+import torch
+from torch import Tensor
+
+from maskrestore.config.run import RunConfig
+from maskrestore.data.labels import UNANNOTATED
+from maskrestore.data.segmap import one_hot, to_unit_range
+
+
+def nearest_downsample(label_map: Tensor, factor: int, sampling: str) -> Tensor:
+    """int64 [B,H,W] -> int64 [B,H/factor,W/factor], one pixel kept of each factor x factor block.
+
+    sampling=corner keeps its top left pixel, as F.interpolate(mode="nearest") does: the only input
+    that reproduces the paper's unrestored row. sampling=center keeps pixel (factor//2, factor//2),
+    as PIL's NEAREST and "nearest-exact" do.
+    """
+    height, width = label_map.shape[1:]
+    if height % factor or width % factor:
+        raise ValueError(f"{height}x{width} is not a multiple of factor={factor}")
+    start = _first_kept(factor, sampling)
+    return label_map[:, start::factor, start::factor]
+
+
+def _first_kept(factor: int, sampling: str) -> int:
+    """Row and column of the first pixel that is kept; the others follow at every factor pixels."""
+    return 0 if sampling == "corner" else factor // 2
+
+
+def nearest_upsample(label_map: Tensor, factor: int) -> Tensor:
+    """int64 [B,H,W] -> int64 [B,H*factor,W*factor], each label repeated."""
+    return label_map.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+    """The incomplete mask of the task, at full size.
+
+    Returns its label map, int64 [B,H,W], and where it is annotated, bool [B,1,H,W].
+    super_resolution: `fine` made degrade.factor times smaller and back; all pixels are valid.
+    densify: `coarse`; where its id is 0 nobody annotated, and valid is False.
+    """
+    if config.task == "super_resolution":
+        factor = config.degrade.factor
+        small = nearest_downsample(fine, factor, config.degrade.sampling)
+        label_map = nearest_upsample(small, factor)
+        return label_map, torch.ones_like(label_map, dtype=torch.bool)[:, None]
+    return coarse, (coarse != UNANNOTATED)[:, None]
+
+
+def degraded_segmap(label_map: Tensor, valid: Tensor) -> Tensor:
+    """What the mask generator sees: one-hot float [B,34,H,W], all zero where nobody annotated."""
+    return one_hot(label_map) * valid
+
+
+def mask_generator_input(
+    config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor
+) -> tuple[Tensor, ...]:
+    """What the mask generator is called with: `degraded_segmap`, valid as float32 [B,1,H,W], and
+    with condition=mask_image the real image, float32 [B,3,H,W] in [-1,1].
+
+    label_map int64 [B,H,W], valid bool [B,1,H,W], image uint8 [B,3,H,W].
+    """
+    mask = degraded_segmap(label_map, valid), valid.float()
+    return (*mask, to_unit_range(image)) if config.image_channels else mask

@@ -1,0 +1,112 @@
+"""The model card of an exported mask generator: what it is, from what, how good, how to use it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from maskrestore.config.run import RunConfig
+from maskrestore.runs import provenance
+from maskrestore.runs.result import read_result
+from maskrestore.utils.files import file_sha256
+
+CARD = """# Mask generator: {task}
+
+Restores incomplete semantic segmentation masks with the 34 label ids of Cityscapes. Trained by
+maskrestore (after Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis
+Model", 2021). {purpose}
+
+| | |
+|---|---|
+{facts}
+
+## Figures
+
+{figures}
+
+## Files
+
+{files}
+
+Input: {inputs}. Output: logits, float32 [B,34,{height},{width}].
+
+```python
+import torch
+restore = torch.export.load("model.pt2").module()
+logits = restore({arguments})
+restored, confidence = logits.argmax(1), logits.softmax(1).amax(1)
+```
+
+`model.safetensors` holds the weights of `maskrestore.models.mask_generator.MaskGenerator`, and the
+settings of the run, less its paths, as JSON in its metadata (`config`).
+
+## Limits
+
+- The figures hold for masks like those above, at {height}x{width} pixels: whole scenes, shrunk.
+  Other cameras, cities, classes or ways of annotating were not measured.
+- It can be sure of itself and wrong: confidence is the network's own (see `ece`, if it is above).
+- A restored mask is a guess where nobody annotated. Have a person look at it before it counts.
+- Weights come from data with licences of their own: Cityscapes and CamVid forbid commercial use.
+"""
+
+
+def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
+    """Markdown. files: a line on each exported file; inputs: shapes and dtypes of what it takes."""
+    height, width = run.data.height_width
+    smaller = run.task == "super_resolution"
+    purpose = (
+        f"Its input is a map that was made {run.degrade.factor} times smaller (sampling: "
+        f"{run.degrade.sampling}), each pixel repeated to the full size."
+        if smaller
+        else "Its input is a mask of which only a part is annotated; id 0 = nobody annotated it."
+    )
+    weights = run.run / "mask_generator.pth"
+    facts: dict[str, Any] = {
+        "task, loss": f"{run.task}, {run.loss}",
+        "damage in training": run.degradation,
+        "sees": run.condition.replace("_", " and "),
+        "data": f"{run.data.source}, {run.data.size} (height x width)",
+        "images seen in training": run.total_images,
+        "seed": run.seed,
+        "network": f"width {run.mask_generator.width}, hidden {run.mask_generator.hidden}",
+        "mask_generator.pth": f"sha256 {file_sha256(weights)}",
+        "trained at commit": _commit(run) or "unknown",
+        "exported at commit": provenance.commit() or "unknown",
+    }
+    return CARD.format(
+        task=run.task,
+        purpose=purpose,
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        figures=_figures(run),
+        files="\n".join(f"- {line}" for line in files),
+        inputs=inputs,
+        arguments="label_map, image" if run.image_channels else "label_map",
+        height=height,
+        width=width,
+    )
+
+
+def _commit(run: RunConfig) -> str | None:
+    path = run.run / provenance.PROVENANCE
+    if not path.is_file():
+        return None
+    commit: str | None = json.loads(path.read_text(encoding="utf-8")).get("commit")
+    return commit
+
+
+def _figures(run: RunConfig) -> str:
+    """The segmentation figures of result.json; None ones are left out."""
+    if not (run.run / "result.json").is_file():
+        return "The run was not evaluated: it has no result.json."
+    result = read_result(run.run)
+    metrics = result["metrics"]
+    source = result["protocol"].get("source", run.data.source)
+    lines = [
+        f"| {name} | {value:.4g} |"
+        for name, value in metrics.items()
+        if isinstance(value, float) and name.startswith(("accu", "miou", "boundary", "ece"))
+    ]
+    head = (
+        f"Of {metrics.get('num_samples')} val samples ({source}), 0..1, by the run's own "
+        "evaluation; what they mean: docs/evaluation.md of maskrestore."
+    )
+    return "\n".join([head, "", "| figure | |", "|---|---|", *lines])

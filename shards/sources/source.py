@@ -1,0 +1,131 @@
+"""What a data set tells the writer: its items per split, and how one becomes a Sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskrestore.data.labels import LABELS, NUM_CLASSES
+from maskrestore.data.png import UNREADABLE
+from maskrestore.data.sample import Sample
+from maskrestore.utils.errors import UserError
+
+COUNTABLE = [label.id for label in LABELS if label.has_instances]
+Ids = TypeVar("Ids", np.uint8, np.uint16)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample before it is read. key: unique in its split. files: everything it is made of."""
+
+    key: str
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set whose files are all there and, as far as their headers say, as they must be.
+
+    coarse: whether people drew the coarse masks. notes: for the manifest and the screen.
+    read: decodes and checks one item; None for a black picture, which is left out. Picklable, so
+    that other processes can call it; UserError with a line for each problem.
+    """
+
+    coarse: Literal["annotated", "simulated"]
+    notes: tuple[str, ...]
+    splits: dict[str, tuple[Item, ...]]
+    read: Callable[[Item], Sample | None]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of a picture say. size: width, height. depth: bits per channel.
+
+    PIL does not tell the depth: it opens 16 bit RGB as RGB of 8, and scales grey of 4 bits up to 8.
+    """
+
+    mode: str
+    size: tuple[int, int]
+    depth: int
+
+
+def read_header(path: Path) -> Header:
+    """The header of a PNG or JPEG; UserError on a file that is none."""
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG"]) as image:
+            file.seek(0)
+            start = file.read(25)  # the signature, then IHDR: length, name, width, height, depth
+            depth = start[24] if start.startswith(b"\x89PNG") else 8
+            return Header(image.mode, image.size, depth)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def read_ids_header(path: Path, bits: int) -> Header:
+    """The header of a one-channel PNG of 8 or 16 bits; UserError names a file of another kind.
+
+    Palette PNGs hold their ids as indices and are taken as they are.
+    """
+    header = read_header(path)
+    known = header.mode in (("L", "P") if bits == 8 else ("I;16", "I"))
+    if not known or (header.mode != "P" and header.depth != bits):
+        raise UserError(
+            f"{path}: must hold one channel of {bits} bits, got mode {header.mode} of "
+            f"{header.depth} bits"
+        )
+    return header
+
+
+def read_image(path: Path) -> Image.Image:
+    """A decoded picture; UserError on a file that is none, or not a whole one."""
+    try:
+        with Image.open(path, formats=["PNG", "JPEG"]) as image:
+            image.load()
+            return image
+    except UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
+    """The ids [H,W] of a PNG whose header is right; UserError if it is not a whole one."""
+    return np.asarray(read_image(path)).astype(dtype, copy=False)
+
+
+def unknown_ids(ids: NDArray[Any]) -> list[int]:
+    """The values that are neither an id 0..33 nor class*1000+n of a countable class."""
+    # Most maps hold none, and comparing is many times faster than listing their values.
+    first, end = 1000 * COUNTABLE[0], 1000 * (COUNTABLE[-1] + 1)
+    if ids.max() < NUM_CLASSES or np.all((ids < NUM_CLASSES) | ((ids >= first) & (ids < end))):
+        return []
+    values: list[int] = np.unique(ids).tolist()
+    return [value for value in values if value >= NUM_CLASSES and value // 1000 not in COUNTABLE]
+
+
+def resize_ids(ids: NDArray[Ids], height: int, width: int) -> NDArray[Ids]:
+    """[H,W] -> [height,width], nearest neighbour as in PIL."""
+    resized = Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resized).astype(ids.dtype)
+
+
+def resize_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Picture -> uint8 [height,width,3] RGB, bicubic as in PIL."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def left_out(key: str) -> str:
+    """The note on a picture that is not used."""
+    return f"left out: {key}, a black picture"
+
+
+def all_problems(
+    root: Path, problems: list[str], outcome: str = "nothing was written"
+) -> UserError:
+    """One message with every problem of a data set, each on a line of its own and once."""
+    problems = list(dict.fromkeys(problems))
+    lines = "\n".join(f"  {problem}" for problem in problems)
+    return UserError(f"{root}: {len(problems)} problems, {outcome}:\n{lines}")

@@ -1,0 +1,182 @@
+"""The queue of real submitit jobs on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.grid.local_queue import View, find_devices, run_queue
+from launch.grid.state import Progress
+
+
+def make_job(act: Callable[[], str | None]) -> Callable[[str], str | None]:
+    """A cheap job. Its class is local, so that it is pickled by value: the job's process does not
+    know this module."""
+
+    class Job:
+        def __call__(self, devices: str) -> str | None:
+            return act()
+
+    return Job()
+
+
+def run(jobs: dict[str, Any], folder: Path, slots: list[str]) -> dict[str, Any]:
+    return run_queue(jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "done")
+
+
+@pytest.mark.slow
+def test_the_queue_runs_every_job_and_never_more_than_there_are_slots(tmp_path: Path) -> None:
+    class Job:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def __call__(self, devices: str) -> None:
+            import time
+            from pathlib import Path
+
+            began = time.time()
+            time.sleep(0.3)
+            Path(self.path).write_text(f"{devices} {began} {time.time()}")
+
+    paths = {name: tmp_path / name for name in ("a", "b", "c", "d")}
+    failures = run({n: Job(str(p)) for n, p in paths.items()}, tmp_path, ["0", "MIG-1"])
+
+    assert failures == {}
+    rows = [path.read_text().split() for path in paths.values()]
+    assert {devices for devices, *_ in rows} == {"0", "MIG-1"}
+    for device in ("0", "MIG-1"):
+        spans = sorted((float(a), float(b)) for name, a, b in rows if name == device)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), (
+            "two jobs shared a slot"
+        )
+
+
+@pytest.mark.slow
+def test_a_failing_job_leaves_the_others_alone_and_tells_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down() -> None:
+        raise ValueError("no such luck")
+
+    def vanish() -> None:
+        import os
+
+        os.kill(os.getpid(), 9)
+
+    jobs = {
+        "broken": make_job(break_down),
+        "killed": make_job(vanish),
+        "wrong": make_job(lambda: "data.shards=x: no shards there"),
+        "good": make_job(lambda: None),
+    }
+    failures = run(jobs, tmp_path, ["", ""])
+
+    assert set(failures) == {"broken", "killed", "wrong"}
+    assert failures["broken"].message == "ValueError: no such luck"
+    assert "break_down" in failures["broken"].log.read_text()
+    assert "killed" in failures["killed"].message
+    assert failures["wrong"].message == "data.shards=x: no shards there"
+    assert [name for name, failure in failures.items() if failure.by_user] == ["wrong"]
+    ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(ends) == 4
+    assert any("good" in line and "done" in line for line in ends)
+
+
+@pytest.mark.slow
+def test_an_old_log_folder_is_not_mistaken_for_a_new_one(tmp_path: Path) -> None:
+    assert run({"cell": make_job(lambda: None)}, tmp_path, [""]) == {}
+    assert run({"cell": make_job(lambda: "later")}, tmp_path, [""])["cell"].message == "later"
+    assert sorted(path.name for path in (tmp_path / "logs" / "cell").iterdir()) == ["001", "002"]
+
+
+SLEEPERS = """
+    import os, sys, time
+    from pathlib import Path
+    from launch.local import run_queue
+    from launch.state import Progress
+
+    class Sleeper:
+        def __init__(self, path): self.path = path
+        def __call__(self, devices):
+            import os, signal, time
+            from pathlib import Path
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            Path(self.path).write_text(str(os.getpid()))
+            time.sleep(120)
+
+    folder = Path(sys.argv[1])
+    jobs = {name: Sleeper(str(folder / name)) for name in "abc"}
+    try:
+        run_queue(jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, whole_group: bool) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(SLEEPERS), str(tmp_path)]
+    process = subprocess.Popen(program, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.1)  # the file is there before its content
+    pids = [int((tmp_path / name).read_text()) for name in "ab"]
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+
+    assert process.wait(timeout=20) == 130
+    assert not (tmp_path / "c").exists()
+    assert not any(is_alive(pid) for pid in pids)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_bars_show_progress_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    view = View(1)
+    view.start("densify-ce", 0, Progress(0, 100, {}))
+    view.update("densify-ce", Progress(50, 100, {"ce": 0.25}))
+    view.update("densify-ce", Progress(100, 100, {"ce": 0.2}))
+    view.end("densify-ce", "done  accu 86.1")
+    view.close()
+    shown = capsys.readouterr()
+    assert "50/100" in shown.err
+    assert "ce=0.250" in shown.err
+    assert "evaluating" in shown.err
+    assert "[1/1] densify-ce" in shown.out
+    assert "accu 86.1" in shown.out
+
+
+def test_gpus_are_counted_as_nvidia_smi_lists_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: H200 (UUID: a)'\necho 'GPU 1: H200 (UUID: b)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-b")
+    assert find_devices() == ["3", "GPU-b"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_devices() == []

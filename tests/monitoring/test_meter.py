@@ -1,0 +1,57 @@
+"""What a step costs: phases that add up, and arithmetic as torch counts it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskrestore.monitoring.meter import COMMUNICATION, OTHER, USAGE, Meter
+
+
+def test_what_cannot_be_measured_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.begin()
+    meter.end()
+    monkeypatch.setattr("maskrestore.monitoring.meter._memory", lambda _: 1 / 0)
+    measured = meter.read()
+    assert (measured.steps, measured.usage.tolist()) == ([], [0.0] * len(USAGE))
+    meter.begin()
+    meter.end()
+    assert meter.read().steps == []
+
+
+class Little(nn.Module):
+    """Trained and frozen convolutions, grouped and strided ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.frozen = nn.Conv2d(8, 8, 3, stride=2, groups=4).requires_grad_(False)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.frozen(self.first(x)))
+
+
+def test_arithmetic_is_what_torch_counts() -> None:
+    network, meter = Little(), Meter(torch.device("cpu"))
+    meter.attend("little", network)
+    meter.begin()
+    meter.end()  # a step that is passed over
+    with FlopCounterMode(display=False) as counter:
+        meter.begin()
+        meter.mark(OTHER)
+        loss = network(torch.randn(2, 3, 16, 20)).square().mean()
+        with torch.no_grad():
+            network(torch.randn(1, 3, 8, 8))
+        with meter.backward("little"):
+            loss.backward()
+        meter.end()
+    assert meter.read().flops == counter.get_total_flops() > 0
+    meter.begin()
+    network(torch.randn(2, 3, 16, 20))
+    meter.end()
+    measured = meter.read()
+    assert measured.flops == counter.get_total_flops()  # counted once
+    assert measured.phases[COMMUNICATION] == 0
+    assert sum(measured.phases.values()) == pytest.approx(sum(measured.steps))

@@ -1,0 +1,212 @@
+"""The dashboard as a user starts it, its page in a browser, and runs that it can watch."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import pytest
+from forked import ROOT
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+from maskrestore.monitoring.targets import Target, announce, target_path
+
+Driver = webdriver.Chrome
+
+needs_prometheus = pytest.mark.skipif(
+    not shutil.which("prometheus"), reason="needs prometheus (Debian: prometheus)"
+)
+needs_browser = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs a browser (Debian: chromium chromium-driver)",
+)
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """One that runs; `said` grows with the lines it prints."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    said: list[str]
+
+    def get(self, path: str, **headers: str) -> Any:
+        """The JSON at a path."""
+        return json.loads(self.fetch(path, **headers)[1])
+
+    def fetch(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
+        """Status and body."""
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        with closing(connection):
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def query(self, expr: str) -> list[dict[str, Any]]:
+        """What Prometheus finds now."""
+        found = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
+        result: list[dict[str, Any]] = found["data"]["result"]
+        return result
+
+
+@contextmanager
+def start_dashboard(
+    runs: Path,
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
+) -> Iterator[Dashboard]:
+    """A dashboard of these runs, started in a folder, on a free port unless `words` say another,
+    until the end of the block. AssertionError with what it said if it ends before it serves."""
+    command = [sys.executable, str(ROOT / "launch" / "dashboard.py"), f"runs={runs}"]
+    process = subprocess.Popen(
+        [*command, "port=0", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | dict(environment or {}),
+        cwd=folder,
+    )
+    lines: Queue[str | None] = Queue()
+    said: list[str] = []
+    reader = threading.Thread(target=_read, args=(process, lines, said))
+    reader.start()
+    try:
+        while True:
+            try:
+                line = lines.get(timeout=60)
+            except Empty:
+                line = None
+            assert line is not None, "\n".join(said)
+            if line.startswith("http://"):
+                break
+        yield Dashboard(line.split()[0].rstrip("/"), process, said)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        reader.join(timeout=10)
+        assert process.stdout
+        process.stdout.close()
+
+
+def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]", said: list[str]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        said.append(line.rstrip("\n"))
+        lines.put(said[-1])
+    lines.put(None)
+
+
+@contextmanager
+def open_page(url: str, width: int = 1400) -> Iterator[Driver]:
+    """A browser that shows the page."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for word in ("--headless=new", "--no-sandbox", f"--window-size={width},1000"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    try:
+        driver.get(url)
+        yield driver
+    finally:
+        driver.quit()
+
+
+def texts(driver: Driver, selector: str) -> list[str]:
+    """What the elements that a CSS selector finds say, as the page shows it; at one moment, since
+    the page is drawn anew all the time."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((found) => found.innerText)"
+    found: list[str] = driver.execute_script(script, selector)
+    return found
+
+
+def wait_in_page(
+    driver: Driver, what: str, condition: Callable[[], Any], seconds: float = 30
+) -> Any:
+    """The first true value of `condition`, which may be asked while the page changes."""
+    wait = WebDriverWait(driver, seconds, 0.1)
+    return wait.until(lambda _: condition(), f"{what}\n{texts(driver, 'body')}")
+
+
+def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+@contextmanager
+def metrics_of(runs: Path, run: Path, text: Callable[[float], str]) -> Iterator[None]:
+    """Prometheus finds `run` in runs/targets, which answers with text(seconds since the start)."""
+    began = time.monotonic()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = text(time.monotonic() - began).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            with suppress(ConnectionError):  # Prometheus was ended in the middle of it
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        folder, node = runs / "targets", "here"
+        labels = {"instance": node, "node": node, "grid": run.parent.name, "run": run.name}
+        path = target_path(folder, run, node)
+        announce(Target(path, f"127.0.0.1:{server.server_port}", labels))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            server.shutdown()
+            thread.join()
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes that a process has started and that are still there."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended just now
+            continue
+        if int(parent) == pid and state != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

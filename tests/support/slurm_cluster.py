@@ -1,0 +1,244 @@
+"""The real cluster of slurm/cluster.sh for tests, and what they do with it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import ROOT
+from tiny_runs import TINY, losses_of
+
+SCRIPT = ROOT / "slurm" / "cluster.sh"
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
+SLOW = ROOT / "tests" / "support" / "programs" / "slow_steps.py"
+
+
+class Cluster:
+    """Commands against the cluster; `folder` is its own. begun: what runs on it beside the tests,
+    and needs all of it to be left alone until then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.begun: list[Future[Any]] = []
+        self.environment = os.environ | {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "MASKRESTORE_CLUSTER": str(folder),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *command: str, check: bool = True, **more: str) -> str:
+        """What a command prints; an AssertionError with its complaint if it fails."""
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=self.environment | more,
+            timeout=180,
+        )
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def control(self, *words: str) -> str:
+        """slurm/cluster.sh."""
+        return self.run("bash", str(SCRIPT), *words)
+
+    def start(self, program: str, *words: str) -> "subprocess.Popen[str]":
+        """launch/PROGRAM, not waited for."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "launch" / program), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
+    def launch(self, program: str, *words: str, status: int = 0) -> str:
+        """All that launch/PROGRAM prints, which must end with this status."""
+        process = self.start(program, *words)
+        output, errors = process.communicate(timeout=180)
+        assert process.returncode == status, output + errors
+        return output + errors
+
+    def queue(self) -> list[list[str]]:
+        """Id, name, state and nodes of all jobs."""
+        listing = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%N")
+        return [line.split("|") for line in listing.splitlines()]
+
+    def jobs(self, grid: "TinyGrid", kind: str = "cells") -> list[str]:
+        """The ids of a grid's jobs of a kind that are in the queue."""
+        names = {path.name for path in grid.folder.glob(f"jobs/*.{kind}.*")}
+        return [job for job, name, *_ in self.queue() if name in names]
+
+    def job(self, grid: "TinyGrid") -> str:
+        """The id of the only cell's job."""
+        [job] = self.jobs(grid)
+        return job
+
+    def nodes_of(self, job: str) -> list[str]:
+        nodes = self.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
+        return self.run("scontrol", "show", "hostnames", nodes).split()
+
+    def wait(self, what: Callable[[], Any], seconds: float = 120) -> Any:
+        """Until it is true; what it then is."""
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            if time.monotonic() > deadline:
+                queue = self.run("squeue", "--format=%i %j %T %r %N", check=False)
+                nodes = self.run("sinfo", "--Node", "--format=%N %T %E", check=False)
+                raise AssertionError(f"waited in vain\n{queue}\n{nodes}")
+            time.sleep(0.2)
+        return found
+
+    def wait_until_empty(self, seconds: float = 240) -> None:
+        """Until no job is left."""
+        wait(self.begun, timeout=900)
+        self.wait(lambda: not self.queue(), seconds)
+
+    def clean(self) -> None:
+        """No job, all nodes back: what a test may expect of the cluster."""
+        wait(self.begun, timeout=900)
+        self.run("scancel", "--user=root", check=False)
+        for name in self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
+            node, state = name.split()
+            if not state.startswith(("idle", "alloc", "mix", "comp")):
+                self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        self.wait_until_empty()
+
+
+@pytest.fixture(scope="session")
+def session_cluster() -> Iterator[Cluster]:
+    """Up for all tests of a session, down at its end."""
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    reason = f"no SLURM here: {', '.join(missing)} missing" if missing else ""
+    if os.geteuid() != 0:
+        reason = "slurm/cluster.sh needs root"
+    if reason:
+        pytest.skip(reason)
+    folder = Path(os.environ.get("MASKRESTORE_CLUSTER", "/tmp/maskrestore-slurm"))  # noqa: S108
+    was_up = folder.exists()  # somebody's `make slurm-up`: used, and left up
+    cluster = Cluster(folder)
+    cluster.control("up", "nodes=4")
+    try:
+        yield cluster
+    finally:
+        if not was_up:
+            cluster.control("down")
+
+
+@pytest.fixture
+def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster without a job on it."""
+    session_cluster.clean()
+    yield session_cluster
+    session_cluster.clean()
+
+
+GRID = "rows:\n  cell: {task: densify, loss: ce_vgg_l1}\n"
+
+
+class TinyGrid:
+    """A grid of one cell that trains for 40 steps, its generator and shards given."""
+
+    def __init__(self, folder: Path, shards: Path, generator: Path, text: str = GRID) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "g.yaml").write_text(text)
+        (folder / "c.yaml").write_text("{}\n")
+        self.folder = folder / "runs" / "c-g"
+        self.words = [
+            *TINY,
+            f"config={folder / 'c.yaml'}",
+            f"grid={folder / 'g.yaml'}",
+            f"runs={folder / 'runs'}",
+            f"data.shards={shards}",
+            "data.num_train=16",
+            "data.num_val=5",
+            f"generator.path={generator}",
+            "training.num_images=160",
+            "training.checkpoint_images=16",
+            "training.log_images=4",
+            "training.keep_checkpoints=100",
+            "health.watchdog_seconds=60",
+            "slurm.gpus_per_node=0",
+            "slurm.minutes=20",
+            "slurm.signal_seconds=5",
+        ]
+
+    def slow(self, step: float | Path, save: float = 0.0) -> list[str]:
+        """Words that give a test the time to strike."""
+        setup = f"[export SLOW_STEP={step} SLOW_SAVE={save}]"
+        return [*self.words, f"slurm.python={sys.executable} {SLOW}", f"slurm.setup={setup}"]
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "cell"
+
+    def events(self, kind: str, cell: str = "cell") -> list[dict[str, Any]]:
+        path = self.folder / cell / "attempts.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def num_images(self) -> int:
+        """Images that the run has logged."""
+        return max((images for images, _ in self.losses()), default=0)
+
+    def losses(self) -> list[tuple[int, dict[str, float]]]:
+        try:
+            return losses_of(self.run)
+        except (FileNotFoundError, json.JSONDecodeError):  # not yet; being written
+            return []
+
+
+def two_nodes(tasks_per_node: int) -> list[str]:
+    return ["slurm.nodes=2", f"slurm.tasks_per_node={tasks_per_node}"]
+
+
+def assert_as_undisturbed(grid: TinyGrid, reference: TinyGrid, restarts: int | None = None) -> None:
+    """The same weights and losses to the bit; finished once; no two attempts at a time."""
+    mine, other = (
+        torch.load(g.run / "mask_generator.pth", weights_only=True) for g in (grid, reference)
+    )
+    assert mine.keys() == other.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, other[name]), name
+    assert grid.losses() == reference.losses()
+    ends = grid.events("ended")
+    assert [end["reason"] for end in ends].count("finished") == 1
+    began = grid.events("began")
+    assert len(began) == len(ends)
+    for end, begin in zip(ends[:-1], began[1:], strict=True):
+        assert end["time"] <= begin["time"]
+    if restarts is not None:
+        assert len(began) == restarts + 1, ends
+
+
+@pytest.fixture
+def grid(tmp_path: Path, shards: Path, generator: Path) -> TinyGrid:
+    return TinyGrid(tmp_path, shards, generator)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    session_cluster: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+    shards: Path,
+    generator: Path,
+) -> dict[int, TinyGrid]:
+    """The runs that the disturbed ones are compared to, of 2 and of 4 processes."""
+    grids = {}
+    for tasks in (1, 2):
+        grid = TinyGrid(tmp_path_factory.mktemp("undisturbed"), shards, generator)
+        session_cluster.launch("submit.py", *grid.words, *two_nodes(tasks))
+        grids[2 * tasks] = grid
+    session_cluster.wait_until_empty()
+    for grid in grids.values():
+        assert [event["reason"] for event in grid.events("ended")] == ["finished"]
+    return grids

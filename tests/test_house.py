@@ -1,0 +1,89 @@
+"""What import-linter's contracts (pyproject.toml) cannot say of the house, and that they bite."""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from forked import ROOT
+
+OURS = ("maskrestore", "shards", "launch")
+LIGHT = ("maskrestore.config", "maskrestore.utils", "shards", "launch")
+"""What --help, a dry run and a report wait for."""
+MOST_LINES = 350
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [program, "--no-cache"],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": "", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code and its contracts, to be spoilt."""
+    folder = tmp_path_factory.mktemp("house")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in OURS:
+        ignored = shutil.ignore_patterns("__pycache__", "web")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "complaint"),
+    [
+        (
+            "maskrestore/utils/files.py",
+            "import maskrestore.config.settings",
+            "utils is not allowed",
+        ),
+        ("maskrestore/data/labels.py", "import maskrestore.data.segmap", "No cycles are allowed"),
+        ("launch/grid/cells.py", "import launch.results.table", "launch.grid is not allowed"),
+        ("launch/grid/cells.py", "import accelerate", "accelerate"),
+        ("maskrestore/models/spade.py", "def late():\n    import torchvision", "torchvision"),
+    ],
+)
+def test_a_breach_of_the_house_is_found(copied: Path, path: str, line: str, complaint: str) -> None:
+    whole = (copied / path).read_text()
+    (copied / path).write_text(f"{whole}\n\n{line}\n")
+    try:
+        done = lint(copied)
+    finally:
+        (copied / path).write_text(whole)
+    assert done.returncode == 1, done.stdout + done.stderr
+    broken = done.stdout.partition("Broken contracts")[2]
+    assert complaint in " ".join(broken.split())
+    assert path.removesuffix(".py").replace("/", ".").split(".")[-1] in broken
+
+
+def test_programs_and_settings_import_no_torch() -> None:
+    program = (
+        "import importlib, pkgutil, sys\n"
+        f"for name in {LIGHT}:\n"
+        "    package = importlib.import_module(name)\n"
+        "    for module in pkgutil.walk_packages(package.__path__, name + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "        assert 'torch' not in sys.modules, module.name\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("folder", ["shards", "launch"])
+def test_no_program_shadows_a_module(folder: str) -> None:
+    """`python launch/x.py` puts launch/ first on sys.path, folders included."""
+    taken = set(sys.stdlib_module_names) | (set(packages_distributions()) - set(OURS))
+    assert not {path.stem for path in (ROOT / folder).iterdir() if path.stem[0] != "_"} & taken
+
+
+def test_files_stay_readable() -> None:
+    files = [path for name in OURS for path in (ROOT / name).rglob("*.py")]
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: size for name, size in sizes.items() if size > MOST_LINES} == {}
