@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import count
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from maskrestore.config.run import RunConfig
 from maskrestore.data.damage import damage
 from maskrestore.data.sample import Sample
-from maskrestore.data.sampler import seed_of, training_order
+from maskrestore.data.sampler import seed_of, training_order, training_spans
 from maskrestore.data.shard_folder import ShardFolder, open_split
 
 Plan = list[tuple[int, bool, int]]
@@ -108,15 +107,21 @@ def training_batches(
     rank: int,
     world_size: int,
     left_out: Collection[str] = (),
+    passed_over: Sequence[tuple[int, int]] = (),
 ) -> Generator[Batch]:
-    """This rank's part of every global batch from image number `start_image` on, without end."""
+    """This rank's part of every global batch from image number `start_image` on, without end.
+
+    passed_over: windows of images (from, to) that the run does not train on, nor read.
+    """
     folder = open_split(config.data, "train", left_out)
     batch_size = config.training.batch_size
     share, window = batch_size // world_size, config.data.shuffle_shards
     mirror = config.data.flip
 
     def plan() -> Iterator[Plan]:
-        for start in count(start_image, batch_size):
+        for start, _, is_trained in training_spans(start_image, batch_size, passed_over):
+            if not is_trained:
+                continue
             order = training_order(config.seed, folder.sizes, start, batch_size, window)
             places = [(i, flip and mirror, at) for at, (i, flip) in enumerate(order, start)]
             yield places[rank * share : (rank + 1) * share]

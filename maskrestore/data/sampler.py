@@ -4,6 +4,7 @@ So any part of a run can be told apart from the rest: by another process, or aft
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -46,3 +47,22 @@ def training_order(
 def seed_of(*parts: str | int) -> int:
     """A seed of 64 bits for one draw; what it is for comes first, so that no two draws share it."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8])
+
+
+def training_spans(
+    start: int, batch_size: int, passed_over: Sequence[tuple[int, int]] = ()
+) -> Iterator[tuple[int, int, bool]]:
+    """What a run does with its images from number `start` on, without end: (from, to, whether they
+    are trained on). Each batch is a span, and so is each window of images that it passes over.
+
+    passed_over: windows (from, to) of whole batches.
+    """
+    while True:
+        stop = start + batch_size
+        is_trained = not any(first < stop <= last for first, last in passed_over)
+        while not is_trained and any(
+            first < stop + batch_size <= last for first, last in passed_over
+        ):
+            stop += batch_size
+        yield start, stop, is_trained
+        start = stop

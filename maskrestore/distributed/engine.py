@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.processes import Accelerator
 
 State = dict[str, Any]
 """weights: the network's state_dict. optimizer: {step: int, moments: {parameter's name: [exp_avg,

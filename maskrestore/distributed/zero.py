@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DeepSpeedPlugin
+from accelerate import Accelerator, DeepSpeedPlugin
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
 from maskrestore.distributed.engine import State, load_moments, poisoned
-from maskrestore.distributed.processes import Accelerator
 from maskrestore.utils.errors import ConfigError
 
 BUCKET = 50_000_000

@@ -19,7 +19,7 @@ class RunLog:
     """metrics.jsonl, and the progress bar of the main process."""
 
     def __init__(
-        self, config: RunConfig, num_images: int, evaluated: bool, is_main: bool, num_processes: int
+        self, config: RunConfig, num_images: int, is_main: bool, num_processes: int
     ) -> None:
         self._path = config.run / METRICS
         self._num_processes = num_processes
@@ -29,9 +29,6 @@ class RunLog:
         self._num_images = num_images
         self._total_images = total_images
         self._is_main = is_main
-        # An evaluation that a kill cut short is still due.
-        step = 0 if evaluated or not num_images else config.training.batch_size
-        self._last = {"evaluation": num_images - step, "checkpoint": num_images, "log": num_images}
         self._since = (time.monotonic(), num_images)
         self._bar = tqdm(
             desc=config.run.name,
@@ -43,13 +40,6 @@ class RunLog:
         )
         if is_main:
             self._forget_after(num_images)
-
-    def due(self, what: str, every: int) -> bool:
-        """Whether a multiple of `every` images was passed since the last time."""
-        passed = self._num_images // every > self._last[what] // every
-        if passed:
-            self._last[what] = self._num_images
-        return passed
 
     def advance(self, num_images: int) -> None:
         """`num_images` have been seen by now."""

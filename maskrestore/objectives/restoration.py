@@ -1,8 +1,22 @@
-"""The method: restore a mask, synthesise its image through the frozen generator, compare both."""
+"""The method of Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis
+Model".
 
-from collections.abc import Collection, Sequence
+A mask generator restores a damaged mask. It is trained on the mask, and through a frozen image
+generator G on the picture that the restored mask stands for:
+
+    x  the true mask                      y  the real image
+    r  the restored mask, as class        s = G(r)  the image synthesised from it
+       probabilities
+
+    L_mask  = CE(r, x)                    L_image = L_VGG(s, y) + L_1(s, y)
+    L_total = L_mask + L_image
+
+G and the network of L_VGG never change: their gradient is passed on to r and not kept. A term whose
+weight is 0 is not computed, and G does not run for the cross entropy alone.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
@@ -13,55 +27,13 @@ from maskrestore.data.sampler import seed_of
 from maskrestore.data.segmap import generator_input, relaxed_segmap, to_unit_range
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import PerceptualLoss
-from maskrestore.objectives.losses import l1_loss, mask_loss
 from maskrestore.objectives.objective import Objective, Phase
 
 
-def restoration_losses(
-    terms: Collection[str],
-    restored_logits: Tensor,
-    label_map: Tensor,
-    real_image: Tensor,
-    instance: Tensor,
-    edges: str,
-    image_generator: nn.Module | None,
-    perceptual_loss: PerceptualLoss | None,
-    relaxation: str = "softmax",
-    seeds: Sequence[int] = (),
-) -> dict[str, Tensor]:
-    """The active ones of ce, perceptual and l1, unweighted: L_mask and the parts of L_image.
-
-    terms: names of the active terms (RunConfig.terms). restored_logits [B,C,H,W], label_map and
-    instance int64 [B,H,W], real_image [B,3,H,W] in [-1,1]; edges as in segmap.generator_input,
-    relaxation and seeds as in segmap.relaxed_segmap.
-    image_generator is not run, and may be None, where only ce is active; perceptual_loss may be
-    None where perceptual is not.
-    """
-    losses = {}
-    if "ce" in terms:
-        losses["ce"] = mask_loss(restored_logits, label_map)
-    if "perceptual" not in terms and "l1" not in terms:
-        return losses
-    if image_generator is None:
-        raise ValueError("perceptual and l1 need an image generator")
-    if "perceptual" in terms and perceptual_loss is None:
-        raise ValueError("the term perceptual needs a PerceptualLoss")
-    # The frozen networks have a precision of their own (models/half.py).
-    with torch.autocast(real_image.device.type, enabled=False):
-        restored_segmap = relaxed_segmap(restored_logits, relaxation, seeds)
-        synthesized_image = image_generator(generator_input(restored_segmap, edges, instance))
-        if perceptual_loss is not None and "perceptual" in terms:
-            losses["perceptual"] = perceptual_loss(synthesized_image, real_image)
-        if "l1" in terms:
-            losses["l1"] = l1_loss(synthesized_image, real_image)
-    return losses
-
-
 class Restoration(Objective):
-    """L_total = L_mask + L_image (Ahn & Sull 2021): trains the mask generator alone.
+    """Trains the mask generator alone, with the terms of RunConfig.terms.
 
-    The image generator and the perceptual network are frozen, and run only for the terms that need
-    them.
+    Raises ValueError if a term needs a network that is not given.
     """
 
     def __init__(
@@ -72,9 +44,12 @@ class Restoration(Objective):
     ) -> None:
         features = perceptual_loss.features if perceptual_loss else None
         super().__init__(image_generator=image_generator, perceptual=features)
-        self.config = config
-        self.image_generator = image_generator
-        self.perceptual_loss = perceptual_loss
+        self.config, self.terms = config, config.terms
+        if image_generator is None and {"perceptual", "l1"} & self.terms.keys():
+            raise ValueError("perceptual and l1 need an image generator")
+        if perceptual_loss is None and "perceptual" in self.terms:
+            raise ValueError("the term perceptual needs a PerceptualLoss")
+        self.image_generator, self.perceptual_loss = image_generator, perceptual_loss
         shape = config.mask_generator
         self.networks = {
             "mask_generator": MaskGenerator(
@@ -90,22 +65,32 @@ class Restoration(Objective):
     def phases(self) -> list[Phase]:
         """The one optimizer step."""
         training = self.config.training
-        terms = self.config.terms
-        return [Phase("mask_generator", training.learning_rate, training.betas, terms, self.losses)]
+        return [
+            Phase("mask_generator", training.learning_rate, training.betas, self.terms, self.losses)
+        ]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Unweighted terms ce, perceptual, l1, those that are active; float scalars."""
-        degraded, valid = degrade(self.config, batch.fine, batch.coarse)
-        seen = mask_generator_input(self.config, degraded, valid, batch.image)
-        return restoration_losses(
-            self.config.terms,
-            self.networks["mask_generator"](*seen),
-            batch.fine,
-            to_unit_range(batch.image),
-            batch.instance,
-            self.config.generator.edges,
-            self.image_generator,
-            self.perceptual_loss,
-            self.config.relaxation,
-            [seed_of("gumbel", self.config.seed, position) for position in batch.positions],
-        )
+        """The active ones of ce (nats), perceptual and l1 (0..2), unweighted: float32 scalars, each
+        a mean over the batch and all pixels."""
+        config, losses = self.config, {}
+        damaged, valid = degrade(config, batch.fine, batch.coarse)
+        shown = mask_generator_input(config, damaged, valid, batch.image)
+        restored_logits: Tensor = self.networks["mask_generator"](*shown)  # [B,C,H,W]
+        if "ce" in self.terms:
+            losses["ce"] = F.cross_entropy(restored_logits.float(), batch.fine)
+        if self.image_generator is None or not {"perceptual", "l1"} & self.terms.keys():
+            return losses
+        real_image = to_unit_range(batch.image)  # [B,3,H,W] in [-1,1]
+        seeds = [seed_of("gumbel", config.seed, position) for position in batch.positions]
+        # The frozen networks have a precision of their own (models/half_precision.py).
+        with torch.autocast(batch.image.device.type, enabled=False):
+            restored = relaxed_segmap(restored_logits, config.relaxation, seeds)
+            edges = config.generator.edges
+            synthesized_image = self.image_generator(
+                generator_input(restored, edges, batch.instance)
+            )
+            if self.perceptual_loss is not None and "perceptual" in self.terms:
+                losses["perceptual"] = self.perceptual_loss(synthesized_image, real_image)
+            if "l1" in self.terms:
+                losses["l1"] = F.l1_loss(synthesized_image.float(), real_image)
+        return losses

@@ -12,7 +12,7 @@ from maskrestore.data.segmap import generator_input, one_hot, to_unit_range
 from maskrestore.models.discriminator import MultiscaleDiscriminator
 from maskrestore.models.perceptual import PerceptualLoss
 from maskrestore.models.spade import SPADEGenerator
-from maskrestore.objectives.losses import (
+from maskrestore.objectives.gan_losses import (
     feature_matching_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,

@@ -1,14 +1,18 @@
-"""What all processes do together: stop, fail, or go on."""
+"""What all processes do together at each step: go on, stop, or fail."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed
 
 from maskrestore.config.run import RunConfig
-from maskrestore.data.loader import Batch
-from maskrestore.distributed.processes import Accelerator, on_every_process, patience
+from maskrestore.distributed.processes import Accelerator, patience
+from maskrestore.monitoring.meter import COMMUNICATION
+from maskrestore.training.saving import Saving
+from maskrestore.training.setup import Run
 from maskrestore.utils.errors import Interrupted, UserError
+
+GO_ON, STOP, FAILED = 0, 1, 2
+"""What a process votes for at each step; the largest vote counts."""
 
 
 class Ballot:
@@ -43,35 +47,46 @@ class Ballot:
         return int(self._vote)
 
 
-GO_ON, STOP, FAILED = 0, 1, 2
-"""What a process votes for at each step; the largest vote counts."""
+class Agreement:
+    """Where a signal or a mistake on one process becomes everybody's."""
 
+    def __init__(self, run: Run, saving: Saving) -> None:
+        self._run, self._saving = run, saving
+        self._ballot = Ballot(run.accelerator, run.config)
+        self._mistake: UserError | None = None
+        self._vote = GO_ON
 
-def fetch(batches: Iterator[Batch], needed: bool) -> tuple[Batch | None, UserError | None]:
-    """The next batch if one is needed, or what is wrong with its shard, which all processes then
-    hear of together."""
-    try:
-        return (next(batches) if needed else None), None
-    except UserError as error:
-        return None, error
+    @property
+    def is_to_leave(self) -> bool:
+        """Whether some process has to end the run, as all know by now."""
+        return self._vote != GO_ON
 
+    def cast(self, mistake: UserError | None) -> None:
+        """Vote: to fail by a mistake of this process, to stop by a signal, or to go on."""
+        self._mistake = mistake or self._run.log.mistake
+        has_failed = self._mistake or self._saving.has_failed
+        self._ballot.cast(FAILED if has_failed else STOP if self._run.stop.signal else GO_ON)
 
-def end_early(
-    accelerator: Accelerator,
-    config: RunConfig,
-    vote: int,
-    mistake: UserError | None,
-    last_saved: int | None,
-) -> None:
-    """Leave the run on all processes together: as asked to, or since one of them cannot go on."""
-    if vote == STOP:
-        raise Interrupted(
-            f"stopped as asked and saved at image {last_saved} of {config.run}; "
-            "the same command continues"
-        )
+    def count(self) -> None:
+        """Hear what all have voted for."""
+        self._run.meter.mark(COMMUNICATION)
+        self._vote = self._ballot.count()
 
-    def tell() -> None:
-        if mistake is not None:
-            raise mistake
+    def leave_if_agreed(self) -> None:
+        """End the run on all processes together: Interrupted if it was asked to stop, else with the
+        mistake of one of them."""
+        if self._vote == GO_ON:
+            return
+        self._run.on_main(self._saving.finish)
+        if self._vote == STOP:
+            raise Interrupted(
+                f"stopped as asked and saved at image {self._saving.last} of "
+                f"{self._run.config.run}; the same command continues"
+            )
 
-    on_every_process(accelerator, tell)
+        def tell() -> None:
+            mistake = self._mistake or self._run.log.mistake
+            if mistake is not None:
+                raise mistake
+
+        self._run.together(tell)

@@ -1,6 +1,10 @@
-"""What a run is made of: objective, engines, and where they start."""
+"""What a run is made of, and where it starts: `set_up`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -8,15 +12,31 @@ from torch import nn
 from maskrestore.config.run import RunConfig
 from maskrestore.data.shard_folder import find_bad_shards
 from maskrestore.distributed.engine import Engine, Replicated, State
-from maskrestore.distributed.processes import Accelerator, gather_objects, on_every_process
+from maskrestore.distributed.processes import (
+    Accelerator,
+    gather_objects,
+    gather_tensor,
+    on_every_process,
+    on_main_process,
+)
+from maskrestore.evaluation.evaluate import check_ready
+from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.perceptual import PerceptualLoss, make_features
 from maskrestore.models.weights import load_into
 from maskrestore.models.winograd import use_winograd
+from maskrestore.monitoring.health import Health
+from maskrestore.monitoring.log import RunLog
+from maskrestore.monitoring.meter import Meter
+from maskrestore.monitoring.telemetry import Telemetry
 from maskrestore.objectives.objective import Objective
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.objectives.synthesis import Synthesis
-from maskrestore.runs import run_folder
+from maskrestore.runs import checkpoint, run_folder
+from maskrestore.utils.stopping import StopRequest
+from maskrestore.utils.system import keep_freed_memory
+
+Result = TypeVar("Result")
 
 
 def make_engine(
@@ -71,7 +91,7 @@ def make_objective(
     return objective
 
 
-def bad_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:
+def left_out_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:
     """Names of the shards that all processes leave out: those that the run was started without, or
     those that are bad now (data.bad_shards=skip)."""
     recorded = gather_objects(accelerator, run_folder.left_out_shards(config.run))[0]
@@ -84,3 +104,124 @@ def bad_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:
         accelerator, lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size)
     )
     return frozenset().union(*gather_objects(accelerator, mine))
+
+
+@dataclass
+class Run:
+    """What a run is made of on this process, from one checkpoint on, and how far it is."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    stop: StopRequest
+    telemetry: Telemetry
+    left_out_shards: frozenset[str]
+    image_generator: nn.Module | None
+    """Frozen: outside of engines and checkpoints, as all that the losses look through."""
+    objective: Objective
+    engines: dict[str, Engine]
+    meter: Meter
+    is_watched: bool
+    """Whether any process answers Prometheus: all take part in what it is told."""
+    health: Health
+    log: RunLog
+    num_images: int
+    """Images seen, those passed over included; the same on every process."""
+    before: int
+    """What num_images was before the last step."""
+    found: Path | None
+    """The checkpoint that it starts from; None for a new run."""
+
+    def together(self, action: Callable[[], Result]) -> Result:
+        """See processes.on_every_process."""
+        return on_every_process(self.accelerator, action)
+
+    def on_main(self, action: Callable[[], Result]) -> Result | None:
+        """See processes.on_main_process."""
+        return on_main_process(self.accelerator, action)
+
+    def gather(self, value: Result) -> list[Result]:
+        """See processes.gather_objects."""
+        return gather_objects(self.accelerator, value)
+
+    def has_passed(self, every: int) -> bool:
+        """Whether the last step passed a multiple of `every` images."""
+        return self.num_images // every > self.before // every
+
+    def advance(self, num_images: int) -> None:
+        """Count the images of a step."""
+        self.before, self.num_images = self.num_images, num_images
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all images were seen."""
+        return self.num_images >= self.config.total_images
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; the sample order needs only num_images. Whole on the
+        main process; call it on all."""
+        return {
+            "num_images": self.num_images,
+            "networks": {name: engine.state() for name, engine in self.engines.items()},
+            "scaling": self.objective.scaling_state(),
+            "history": self.health.history,
+        }
+
+
+def set_up(
+    config: RunConfig, accelerator: Accelerator, stop: StopRequest, telemetry: Telemetry
+) -> Run:
+    """The run at its newest checkpoint that is whole for every process, or at its beginning.
+
+    Raises ConfigError or UserError, on all processes, for everything that the user can mend.
+    """
+    device, world_size = accelerator.device, accelerator.num_processes
+    together, gather = partial(on_every_process, accelerator), partial(gather_objects, accelerator)
+
+    left_out = left_out_shards(config, accelerator)
+    image_generator = together(lambda: load_frozen_generator(config, device))
+    together(lambda: check_ready(config, config.trains_generator or image_generator is not None))
+    objective = together(lambda: make_objective(config, image_generator, device))
+
+    newest, faults = checkpoint.latest(config.run / "checkpoints", gather)
+    state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
+    is_watched = any(gather(config.telemetry.serve))  # each could have been started otherwise
+    meter = Meter(device, world_size, is_watched)
+    engines: dict[str, Engine] = {}
+    for phase in objective.phases():
+        bare, saved = objective.networks[phase.network], state["networks"].get(phase.network)
+        engine = make_engine(accelerator, config, bare, phase.betas, saved, newest or "a new run")
+        engines[phase.network], objective.networks[phase.network] = engine, engine.network
+        meter.attend(phase.network, bare)
+    for name, network in objective.frozen.items():
+        meter.attend(name, network)
+    objective.load_scaling(state["scaling"])
+    num_images, history = state["num_images"], state["history"]
+    del state  # it may be large
+
+    on_main_process(accelerator, lambda: run_folder.record(config, left_out))
+    batch_size = config.training.batch_size
+    health = Health(config.health, batch_size, partial(gather_tensor, accelerator), history)
+    is_main = accelerator.is_main_process
+    log = together(lambda: RunLog(config, num_images, is_main, world_size))
+    log.tell(faults)
+    telemetry.saved(checkpoint.describe(newest) if newest else None)
+    terms = [term for phase in objective.phases() for term in phase.weights]
+    telemetry.begin(num_images, len(left_out), meter.phases, terms)
+    keep_freed_memory(device.type)
+    return Run(
+        config,
+        accelerator,
+        stop,
+        telemetry,
+        left_out,
+        image_generator,
+        objective,
+        engines,
+        meter,
+        is_watched,
+        health,
+        log,
+        num_images,
+        num_images,
+        newest,
+    )

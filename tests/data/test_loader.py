@@ -1,4 +1,4 @@
-"""The loader: what it reads, and shards that are checked. The order has test_order.py."""
+"""The loader: what it reads, and shards that are checked. The order has test_sampler.py."""
 
 import gc
 import hashlib
@@ -7,6 +7,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.loader import Batch, training_batches, val_batches
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sample import MEMBERS, Sample, decode
+from maskrestore.data.sampler import training_order
 from maskrestore.data.shard_folder import ShardFolder, find_bad_shards
 from maskrestore.utils.errors import UserError
 
@@ -266,3 +268,19 @@ def test_the_manifest_hashes_what_is_on_disk(shards: Path) -> None:
             content = (shards / shard["name"]).read_bytes()
             assert hashlib.sha256(content).hexdigest() == shard["sha256"]
             assert len(content) == shard["num_bytes"]
+
+
+def test_images_that_a_run_passes_over_are_not_read(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(shards, "training.batch_size=4", "data.threads=1")
+    read: list[int] = []
+    get = ShardFolder.__getitem__
+    monkeypatch.setattr(
+        ShardFolder, "__getitem__", lambda self, index: read.append(index) or get(self, index)
+    )
+    with closing(training_batches(config, 0, 0, 1, passed_over=[(4, 12)])) as batches:
+        positions = [next(batches).positions for _ in range(2)]
+    assert positions == [(0, 1, 2, 3), (12, 13, 14, 15)]
+    order = training_order(config.seed, (4, 4, 4, 4), 0, 16)
+    assert not {index for index, _ in order[4:12]} & set(read[:8])

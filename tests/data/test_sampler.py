@@ -1,6 +1,6 @@
 """The order of samples: a function of (seed, images seen) alone, on any ranks, threads, shards."""
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.loader import training_batches, val_batches
 from maskrestore.data.manifest import read_manifest
-from maskrestore.data.sampler import training_order
+from maskrestore.data.sampler import training_order, training_spans
 from shards.write import WriteConfig, write_shards
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8).map(tuple)
@@ -159,3 +159,11 @@ def test_val_samples_are_seen_once_on_any_number_of_ranks(
     ]
     shards = read_manifest(folder)["splits"]["val"]["shards"]
     assert sorted(seen) == sorted(s["key"] for shard in shards for s in shard["samples"])
+
+
+def test_the_spans_of_a_run_are_its_batches_and_the_windows_between_them() -> None:
+    windows = [(8, 16), (16, 20), (28, 32)]
+    spans = list(islice(training_spans(4, 4, windows), 5))
+    assert spans == [(4, 8, True), (8, 20, False), (20, 24, True), (24, 28, True), (28, 32, False)]
+    assert next(training_spans(12, 4, windows)) == (12, 20, False)  # resumed within a window
+    assert list(islice(training_spans(0, 4), 2)) == [(0, 4, True), (4, 8, True)]

@@ -198,7 +198,7 @@ def test_a_process_that_stands_still_ends_the_others_with_all_stacks(
         ranks[1].communicate()
     assert ranks[0].returncode == 1
     assert "Timeout (0:00:04)!" in error
-    assert "training_loop.py" in error
+    assert "training/loop.py" in error
 
 
 class TestPoison:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from maskrestore.config.cli import end_process, run_program
 from maskrestore.config.run import RunConfig
-from maskrestore.data import loader as data
+from maskrestore.data import shard_folder
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.training import loop as training_loop
 from train import main
 
 pace, rank, folder = os.environ["SICK"].split(":", 2)
 is_sick = rank in ("-1", os.environ.get("RANK", "0"))
-losses, take_step, decode = Restoration.losses, training_loop.take_step, data.decode
+losses, take_step, decode = Restoration.losses, training_loop.take_step, shard_folder.decode
 
 
 def dose(name: str, healthy: float) -> float:
@@ -45,5 +45,5 @@ def other_losses(self, batch):  # type: ignore[no-untyped-def]
 
 Restoration.losses = other_losses  # type: ignore[method-assign]
 training_loop.take_step = slow_step
-data.decode = slow_decode
+shard_folder.decode = slow_decode
 end_process(run_program(main, "", RunConfig))

@@ -1,22 +1,12 @@
-"""The terms of the losses, unweighted. They are summed where they are used, by configuration."""
+"""The GAN losses of SPADE, unweighted.
+
+Each takes what MultiscaleDiscriminator returns: for each scale the list of its feature maps, the
+logits last; each is a mean over scales.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def mask_loss(restored_logits: Tensor, label_map: Tensor) -> Tensor:
-    """L_mask = CE(r, x): logits [B,C,H,W], int64 [B,H,W] -> scalar, mean over all pixels, nats."""
-    return F.cross_entropy(restored_logits.float(), label_map)
-
-
-def l1_loss(synthesized_image: Tensor, real_image: Tensor) -> Tensor:
-    """L_1(s, y): mean absolute difference of two images [B,3,H,W] in [-1,1] -> scalar 0..2."""
-    return F.l1_loss(synthesized_image.float(), real_image)
-
-
-# The GAN losses of SPADE. Each takes what MultiscaleDiscriminator returns: for each scale the list
-# of its feature maps, the logits last; each is a mean over scales.
 
 Scales = list[list[Tensor]]
 

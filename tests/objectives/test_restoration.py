@@ -1,0 +1,135 @@
+"""The method: which terms there are, what they are made of, and what they need."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskrestore.config.run import load_config
+from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.data.loader import Batch
+from maskrestore.data.segmap import to_unit_range
+from maskrestore.models.perceptual import TAP_WEIGHTS, Lite0Features, PerceptualLoss
+from maskrestore.objectives.restoration import Restoration
+
+TERMS = {
+    "ce": ("loss=ce",),
+    "ce l1": ("loss=ce_l1",),
+    "ce perceptual": ("loss=ce_vgg",),
+    "ce perceptual l1": ("loss=ce_vgg_l1",),
+    "l1": ("loss=ce_l1", "weights.ce=0"),
+    "perceptual": ("loss=ce_vgg", "weights.ce=0"),
+}
+
+
+@pytest.fixture(scope="module")
+def perceptual_loss() -> PerceptualLoss:
+    features = Lite0Features()
+    return PerceptualLoss(features, features.tap_weights)
+
+
+def test_perceptual_loss_weighs_the_taps(perceptual_loss: PerceptualLoss) -> None:
+    torch.manual_seed(0)
+    synthesized, real = torch.rand(2, 2, 3, 32, 64) * 2 - 1
+    of_synthesized = perceptual_loss.features(synthesized)
+    of_real = perceptual_loss.features(real)
+    expected = sum(
+        weight * (a - b).abs().mean().item()
+        for weight, a, b in zip(TAP_WEIGHTS, of_synthesized, of_real, strict=True)
+    )
+    assert perceptual_loss(synthesized, real).item() == pytest.approx(expected, rel=1e-5)
+    assert perceptual_loss(real, real).item() == 0
+
+
+def test_perceptual_loss_moves_only_the_synthesized_image(perceptual_loss: PerceptualLoss) -> None:
+    torch.manual_seed(0)
+    synthesized, real = (torch.rand(1, 3, 32, 32, requires_grad=True) for _ in range(2))
+    perceptual_loss(synthesized, real).backward()
+    assert synthesized.grad is not None
+    assert synthesized.grad.abs().max() > 0
+    assert real.grad is None
+
+
+class CountingGenerator(nn.Module):
+    """The first three classes as colours; counts its calls and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[Tensor] = []
+
+    def forward(self, segmap: Tensor) -> Tensor:
+        self.inputs.append(segmap)
+        return segmap[:, :3] * 2 - 1
+
+
+class Constant(nn.Module):
+    """Restores the same logits, whatever it sees."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, *_: Tensor) -> Tensor:
+        return self.logits
+
+
+def batch_of(fine: Tensor, image: Tensor) -> Batch:
+    return Batch(tuple("ab"[: len(fine)]), image, fine, fine, fine)
+
+
+def restoration(
+    terms: str, perceptual_loss: PerceptualLoss
+) -> tuple[dict[str, Tensor], CountingGenerator, Constant, Batch]:
+    torch.manual_seed(0)
+    words = (*TERMS[terms], "data.size=32x32", "generator.edges=zeros", "mask_generator.width=1")
+    generator = CountingGenerator()
+    objective = Restoration(load_config(words), generator, perceptual_loss)
+    restores = Constant(torch.randn(2, NUM_CLASSES, 32, 32))
+    objective.networks["mask_generator"] = restores
+    fine = torch.randint(0, NUM_CLASSES, (2, 32, 32))
+    batch = batch_of(fine, torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    return objective.losses(batch), generator, restores, batch
+
+
+@pytest.mark.parametrize("terms", TERMS)
+def test_only_the_active_terms(terms: str, perceptual_loss: PerceptualLoss) -> None:
+    losses, generator, *_ = restoration(terms, perceptual_loss)
+    assert set(losses) == set(terms.split())
+    assert len(generator.inputs) == (terms != "ce")
+
+
+def test_terms_are_unweighted_and_made_of_the_soft_mask(perceptual_loss: PerceptualLoss) -> None:
+    losses, generator, restores, batch = restoration("ce perceptual l1", perceptual_loss)
+    soft = restores.logits.detach().softmax(1)
+    synthesized, image = soft[:, :3] * 2 - 1, to_unit_range(batch.image)
+    torch.testing.assert_close(generator.inputs[0][:, :NUM_CLASSES].detach(), soft)
+    assert generator.inputs[0].shape[1] == NUM_CLASSES + 2  # the unused label, the edges
+    assert not generator.inputs[0][:, NUM_CLASSES:].any()
+    of_truth = soft.gather(1, batch.fine[:, None])
+    assert losses["ce"].item() == pytest.approx(-of_truth.log().mean().item(), rel=1e-5)
+    assert losses["l1"].item() == pytest.approx((synthesized - image).abs().mean().item())
+    assert losses["perceptual"].item() == pytest.approx(perceptual_loss(synthesized, image).item())
+    for term in ("perceptual", "l1"):
+        (gradient,) = torch.autograd.grad(losses[term], restores.logits, retain_graph=True)
+        assert gradient.abs().max() > 0
+
+
+def test_the_cross_entropy_is_the_mean_over_pixels_in_float32() -> None:
+    objective = Restoration(load_config(("loss=ce", "data.size=32x32")), None, None)
+    logits = torch.full((1, NUM_CLASSES, 1, 2), -torch.inf)
+    logits[0, :2] = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]).reshape(2, 1, 2)
+    fine = torch.tensor([[[0, 1]]])  # probabilities 1/2 and 1/4
+    batch = batch_of(fine, torch.zeros(1, 3, 1, 2, dtype=torch.uint8))
+    for kind in (torch.float32, torch.bfloat16):
+        objective.networks["mask_generator"] = Constant(logits.to(kind))
+        loss = objective.losses(batch)["ce"]
+        assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2, rel=1e-2)
+        assert loss.dtype == torch.float32
+
+
+def test_image_terms_need_their_networks() -> None:
+    with pytest.raises(ValueError, match="image generator"):
+        Restoration(load_config(TERMS["l1"]), None, None)
+    with pytest.raises(ValueError, match="PerceptualLoss"):
+        Restoration(load_config(TERMS["perceptual"]), CountingGenerator(), None)
