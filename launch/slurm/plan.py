@@ -74,13 +74,6 @@ def check_cells(cells: Sequence[Cell], wanted: SlurmConfig) -> None:
                 for name in ("precision", "frozen_precision")
                 if getattr(config.distributed, name) == "fp16"
             ]
-        else:
-            mistakes += [
-                f"distributed.{name}=winograd is for CPUs, but slurm.gpus_per_node="
-                f"{wanted.gpus_per_node}"
-                for name in ("precision", "frozen_precision")
-                if getattr(config.distributed, name) == "winograd"
-            ]
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 

@@ -18,7 +18,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from maskrestore.config.run import RunConfig
-from maskrestore.models import winograd
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 
 Result = TypeVar("Result")
@@ -82,9 +81,6 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
     for name in ("precision", "frozen_precision"):
         if use_cpu and getattr(wanted, name) == "fp16":
             found.append(f"distributed.{name}=fp16 needs a GPU: write bf16 or fp32 on a CPU")
-        if getattr(wanted, name) == "winograd" and not (use_cpu and winograd.is_available()):
-            why = "this PyTorch was built without NNPACK" if use_cpu else "is for CPUs"
-            found.append(f"distributed.{name}=winograd: {why}; write fp32 or bf16")
     if wanted.num_processes not in (0, asked):
         found.append(
             f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
@@ -142,8 +138,7 @@ def first_host(node_list: str) -> str:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The context in which trained networks compute, in distributed.precision (of winograd they
-    were told when they were made)."""
+    """The context in which trained networks compute, in distributed.precision."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.distributed.precision)
     # An autocast that is switched off must not name float32, which it does not know.
     return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)

@@ -11,7 +11,6 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.weights import load_into, load_spade_generator, load_weights
-from maskrestore.models.winograd import use_winograd
 from maskrestore.utils.errors import ConfigError
 
 
@@ -26,8 +25,6 @@ def load_mask_generator(config: RunConfig) -> MaskGenerator:
         num_further=config.image_channels,
     )
     load_into(network, load_weights(path), path)
-    if config.distributed.precision == "winograd":
-        use_winograd(network)
     return network
 
 

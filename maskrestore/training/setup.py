@@ -12,7 +12,6 @@ from maskrestore.distributed.processes import Accelerator, gather_objects, on_ev
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.perceptual import PerceptualLoss, make_features
 from maskrestore.models.weights import load_into
-from maskrestore.models.winograd import use_winograd
 from maskrestore.objectives.objective import Objective
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.objectives.synthesis import Synthesis
@@ -60,15 +59,9 @@ def make_objective(
     torch.manual_seed(config.seed)
     if not config.trains:
         return Objective()
-    objective: Objective
     if config.trains_generator:
-        objective = Synthesis(config, perceptual_loss)
-    else:
-        objective = Restoration(config, image_generator, perceptual_loss)
-    if config.distributed.precision == "winograd":
-        for network in objective.networks.values():
-            use_winograd(network)
-    return objective
+        return Synthesis(config, perceptual_loss)
+    return Restoration(config, image_generator, perceptual_loss)
 
 
 def bad_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:

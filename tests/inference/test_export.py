@@ -26,7 +26,7 @@ def run_export(run: Path, output: Path, *more: str) -> subprocess.CompletedProce
 
 
 def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "condition=mask_image", "distributed.precision=winograd")
+    run = make_run(tmp_path / "run", "condition=mask_image", "distributed.precision=bf16")
     out = tmp_path / "out"
     metrics = {"accu": 0.8125, "ece": 0.0625, "fd_lite0": 12.5, "miou19": None, "num_samples": 5}
     (run / "result.json").write_text(
