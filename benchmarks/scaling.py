@@ -34,8 +34,7 @@ from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator
-from maskrestore.models.build import load_frozen_generator
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.build import load_frozen_generator, make_mask_generator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import save_spade_generator
 from maskrestore.monitoring.meter import Meter
@@ -238,10 +237,8 @@ def paper_table(num_parameters: int, compute_seconds: float) -> list[str]:
 
 def count_parameters() -> int:
     """Of the mask generator of configs/cityscapes.yaml."""
-    config = load_config(["config=cityscapes"])
-    shape = config.mask_generator
     with torch.device("meta"):
-        network = MaskGenerator(NUM_CLASSES, shape.width, shape.hidden, config.data.height_width)
+        network = make_mask_generator(load_config(["config=cityscapes"]))
     return sum(parameter.numel() for parameter in network.parameters())
 
 

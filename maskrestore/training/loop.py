@@ -21,7 +21,7 @@ from maskrestore.distributed.processes import (
     on_every_process,
     on_main_process,
 )
-from maskrestore.evaluation.evaluate import check_ready
+from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
 from maskrestore.monitoring.health import Health
 from maskrestore.monitoring.log import RunLog
