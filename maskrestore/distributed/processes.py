@@ -17,6 +17,7 @@ from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 
@@ -78,9 +79,8 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
     wanted, found = config.distributed, []
     if wanted.device == "cuda" and use_cpu:
         found.append("distributed.device=cuda: torch sees no GPU; write distributed.device=cpu")
-    for name in ("precision", "frozen_precision"):
-        if use_cpu and getattr(wanted, name) == "fp16":
-            found.append(f"distributed.{name}=fp16 needs a GPU: write bf16 or fp32 on a CPU")
+    if use_cpu:
+        found += needs_gpu(config)
     if wanted.num_processes not in (0, asked):
         found.append(
             f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
@@ -88,13 +88,7 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
         )
     if not for_training:
         return found
-    size, parts = config.training.batch_size, config.training.accumulation
-    if size % (asked * parts):
-        found.append(
-            f"training.batch_size={size} cannot be shared evenly by {asked} processes"
-            + (f" with training.accumulation={parts}" if parts > 1 else "")
-            + f": write a multiple of {asked * parts}"
-        )
+    found += uneven_share(config, asked)
     for name, option in (("DEEPSPEED", "--use_deepspeed"), ("FSDP", "--use_fsdp")):
         if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and wanted.engine == "ddp":
             found.append(

@@ -11,6 +11,7 @@ from masks import draw_mask
 
 from maskrestore.inference.mask_files import MaskFile, find_masks
 from maskrestore.inference.output.folder import OutputFolder
+from maskrestore.inference.output.journal import count_done
 from maskrestore.utils.errors import UserError
 
 FACTS = {"commit": None}
@@ -118,3 +119,4 @@ def test_lines_of_a_journal_that_are_none_are_passed_over(
         with open(journal, "a") as file:
             file.write('3\nnull\n{"file": "b.png"}\n' + json.dumps({"time": 1}) + "\n{")
         assert folder.done(masks, False) == {"a.png"}
+        assert [count_done(tmp_path / "out", part) for part in ("0/1", "0/2")] == [1, 0]

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,27 @@ class Journal:
 
     def lines(self) -> list[dict[str, Any]]:
         """Those of all processes and parts, by time; the last one on a mask counts."""
-        lines = []
-        for path in self._all.glob(f"*/{self._settings}-*.jsonl"):
-            for text in path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):  # empty, or cut off when the process was killed
-                    line = json.loads(text)
-                    if isinstance(line, dict) and {"file", "state", "time"} <= line.keys():
-                        lines.append(line)
+        paths = self._all.glob(f"*/{self._settings}-*.jsonl")
         # A mask moves to another process's journal when their number changes.
-        return sorted(lines, key=lambda line: float(line["time"]))
+        return sorted(_read(paths), key=lambda line: float(line["time"]))
 
     def forget_other_settings(self) -> None:
         """Remove their journals: their files are about to be replaced."""
         for path in self._all.glob("*/*.jsonl"):
             if not path.name.startswith(self._settings):
                 path.unlink()
+
+
+def count_done(output: Path, part: str) -> int:
+    """Masks of a part (NUMBER/PARTS) that its journals say are done, whatever the settings."""
+    lines = _read((output / JOURNALS / part.replace("/", "of")).glob("*.jsonl"))
+    return len({line["file"] for line in lines if line["state"] == "done"})
+
+
+def _read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # empty, or cut off when the process was killed
+                line = json.loads(text)
+                if isinstance(line, dict) and {"file", "state", "time"} <= line.keys():
+                    yield line
