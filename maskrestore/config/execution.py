@@ -1,4 +1,4 @@
-"""Settings of how a run is operated: processes, health, telemetry. (The others: config.py.)"""
+"""Settings of how a run is executed: processes, health, telemetry. (The others: run.py.)"""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent: written beside, synced, renamed, with their sha256.
 
-One file holds everything, whatever the number of processes (engine.py): the main process writes it
-and every process reads it.
+One file holds everything, whatever the number of processes (distributed/engine.py): the main
+process writes it and every process reads it.
 """
 
 import io

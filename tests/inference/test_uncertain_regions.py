@@ -1,4 +1,4 @@
-"""review.py: where a person should look."""
+"""uncertain_regions.py: where a person should look."""
 
 import numpy as np
 
