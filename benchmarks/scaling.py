@@ -171,10 +171,10 @@ def measure(config: ScalingConfig, engine: str, loss: str, generator: Path, bar:
             for turn in list(TURNS) if number % 2 else reversed(TURNS):
                 for member in TURNS[turn]:
                     ends[member].send(config.steps)
-                found = [ends[member].recv() for member in TURNS[turn]]
-                rates[turn].append(sum(BATCH * config.steps / seconds for seconds, _ in found))
+                measured = [ends[member].recv() for member in TURNS[turn]]
+                rates[turn].append(sum(BATCH * config.steps / seconds for seconds, _ in measured))
                 if turn == "together":
-                    sent += [num_bytes for _, num_bytes in found]
+                    sent += [num_bytes for _, num_bytes in measured]
             bar.update()
         for end in ends:
             end.send(0)

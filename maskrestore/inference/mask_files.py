@@ -125,19 +125,19 @@ def _mask_file(root: Path, path: Path, images: Path | None) -> MaskFile:
     relative = PurePosixPath(path.relative_to(root).as_posix())
     if not path.name.endswith(COARSE):
         base = str(relative.with_suffix(""))
-        found = _pictures(images, relative.parent, relative.stem)
-        return MaskFile(path, str(relative), f"{base}_restored.png", base, found)
+        pictures = _pictures(images, relative.parent, relative.stem)
+        return MaskFile(path, str(relative), f"{base}_restored.png", base, pictures)
     key = path.name.removesuffix(COARSE)
     parts = relative.parent.parts
     folder = PurePosixPath(*("gtRestored" if part == "gtCoarse" else part for part in parts))
     base = str(folder / f"{key}_gtRestored")
     beneath = PurePosixPath(*(part for part in parts if part != "gtCoarse"))
-    found = tuple(
+    pictures = tuple(
         picture
         for place in (PurePosixPath("leftImg8bit") / beneath, beneath)
         for picture in _pictures(images, place, f"{key}_leftImg8bit")
     )
-    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, found)
+    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, pictures)
 
 
 def _pictures(images: Path | None, folder: PurePosixPath, stem: str) -> tuple[Path, ...]:

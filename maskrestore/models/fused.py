@@ -179,11 +179,11 @@ class _Modulated(torch.autograd.Function):
         of_modulations = []
         of_x: Tensor | None = None
         for gradient, modulation in zip((first, *gradients[1:]), modulations, strict=True):
-            found = torch.empty_like(modulation)
-            torch.mul(gradient, large, out=found[:, :channels])
+            of_modulation = torch.empty_like(modulation)
+            torch.mul(gradient, large, out=of_modulation[:, :channels])
             if modulation.shape[1] > channels:
-                found[:, channels:] = gradient
-            of_modulations.append(found)
+                of_modulation[:, channels:] = gradient
+            of_modulations.append(of_modulation)
             scale = modulation[:, :channels]
             of_x = gradient * scale if of_x is None else of_x.addcmul_(gradient, scale)
         if ctx.doubled and of_x is not None:

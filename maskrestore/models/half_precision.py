@@ -61,13 +61,13 @@ class HalfPrecision(Frozen):
         """float tensor -> what the network gives, a tensor or a list of them, as float32."""
         with torch.autocast(x.device.type, enabled=False):
             if self.dtype != torch.float16 or not (torch.is_grad_enabled() and x.requires_grad):
-                found = self.network(x.to(self.dtype))
-                return [y.float() for y in found] if isinstance(found, list) else found.float()
+                result = self.network(x.to(self.dtype))
+                return [y.float() for y in result] if isinstance(result, list) else result.float()
             used: list[Tensor] = []  # the factor of this call's backward pass, once it has begun
-            found = self.network(_Unscaled.apply(x, self.dtype, used))
-            outputs = found if isinstance(found, list) else [found]
+            result = self.network(_Unscaled.apply(x, self.dtype, used))
+            outputs = result if isinstance(result, list) else [result]
             scaled = _Scaled.apply(self, used, *outputs)
-            return list(scaled) if isinstance(found, list) else scaled[0]
+            return list(scaled) if isinstance(result, list) else scaled[0]
 
     def update(self, finite: Tensor) -> None:
         """After each step: whether its whole gradient was finite (bool, 0-dim, on the device)."""

@@ -131,13 +131,13 @@ def test_a_mixture_of_damages_is_told_apart() -> None:
     batch = replace(batch, kinds=("drop", "labels", "drop"))
     words = ("task=densify", "loss=none")
     mixed = evaluate(config_of(*words, "degradation=mixture"), [batch], None, None, CPU)
-    found = mixed["by_degradation"]
-    assert {kind: figures["num_samples"] for kind, figures in found.items()} == {
+    by_kind = mixed["by_degradation"]
+    assert {kind: figures["num_samples"] for kind, figures in by_kind.items()} == {
         "drop": 2,
         "labels": 1,
     }
     alone = evaluate(config_of(*words), [batch_of(1)], None, None, CPU)
-    assert found["labels"]["accu"] == alone["accu"]
+    assert by_kind["labels"]["accu"] == alone["accu"]
     assert alone["by_degradation"] is None
     assert evaluate(config_of(*words), [batch], None, None, CPU)["by_degradation"] is None
 
