@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> None:
     ]
 
     # After parsing: torch takes seconds to import.
-    from maskrestore.evaluation.evaluate import evaluate_run
+    from maskrestore.evaluation.finished_run import evaluate_run
     from maskrestore.runs.run_folder import changed_inputs
 
     changed += changed_inputs(config)

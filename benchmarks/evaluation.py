@@ -91,7 +91,7 @@ class Case:
             (folder / name).mkdir(parents=True)
         write_masks(self.true, folder / "gtFine/val/street", "_gtFine_labelIds")
         write_images(self.real, folder / "real")
-        self.found: dict[str, dict[str, Any]] = {}
+        self.figures: dict[str, dict[str, Any]] = {}
 
     def first(self) -> float:
         """Seconds of the two metrics, Inception's weights read anew; leaves the real features."""
@@ -113,7 +113,7 @@ class Case:
                     self.keys[part], self.restored[part], self.true[part], self.annotated[part]
                 )
                 distances.update(self.real[part], self.synthesized[part])
-        self.found[name] = segmentation.compute() | distances.compute()
+        self.figures[name] = segmentation.compute() | distances.compute()
         if known is None:
             save_weights({"real": distances.all_real}, self.folder / "features.pth")
         return time.perf_counter() - began
@@ -139,7 +139,7 @@ class Case:
         official = json.loads((self.folder / "resultPixelLevelSemanticLabeling.json").read_text())
         confusion = np.array(official["confMatrix"])
         ignored = [name for name, iou in official["classScores"].items() if iou != iou]
-        self.found["theirs"] = {
+        self.figures["theirs"] = {
             "accu": confusion.trace() / confusion.sum(),
             "miou19": official["averageScoreClasses"],
             "iou": {n: iou for n, iou in official["classScores"].items() if n not in ignored},
@@ -151,14 +151,15 @@ class Case:
     def differences(self, name: str) -> dict[str, float]:
         """By how much `first` or `later` differs from theirs, relative to it; iou: the class that
         differs most."""
-        ours, theirs = self.found[name], self.found["theirs"]
+        ours, theirs = self.figures[name], self.figures["theirs"]
 
         def relative(value: float, other: float) -> float:
             return abs(value - other) / abs(other) if other else abs(value)
 
-        found = {key: relative(ours[key], theirs[key]) for key in ("accu", "miou19", "fid", "kid")}
+        keys = ("accu", "miou19", "fid", "kid")
+        differences = {key: relative(ours[key], theirs[key]) for key in keys}
         classes = [relative(ours["iou"][key], iou) for key, iou in theirs["iou"].items()]
-        return found | {"iou": max(classes)}
+        return differences | {"iou": max(classes)}
 
 
 def random_inception(path: Path) -> nn.Module:
@@ -224,7 +225,7 @@ def main(words: Sequence[str]) -> None:
                 Comparison(what, against, goal, *in_turns(ours, case.theirs, config.pairs, what))
             )
             differences.append(case.differences(name))
-    worst = {key: max(each[key] for each in differences) for key in differences[0]}
+    worst = {key: max(figures[key] for figures in differences) for key in differences[0]}
     packages = ("torch-fidelity", "torchmetrics", "cityscapesscripts", "numpy", "pillow")
     print(table(rows))
     print(

@@ -69,16 +69,16 @@ def rate(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> float:
 
 def contents(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> list[tuple[int, ...]]:
     """What tells whether sides read the same samples, whatever their order."""
-    found = []
+    samples = []
     batches = open_batches()
     weights = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 97
     for batch in islice(batches, num_batches):
         if isinstance(batch, Batch):
             batch = (batch.image, batch.fine, batch.coarse, batch.instance)
         parts = [(part.long() * weights).reshape(BATCH, -1).sum(1).tolist() for part in batch]
-        found += list(zip(*parts, strict=True))
+        samples += list(zip(*parts, strict=True))
     close(batches)
-    return sorted(found)
+    return sorted(samples)
 
 
 def close(batches: Iterator[Any]) -> None:
@@ -126,20 +126,20 @@ def measure(config: LoaderBenchmark, folder: Path) -> str:
     for against, goal, theirs, num_batches, remark in peers[::-1]:
         if contents(theirs, few) != same:
             raise UserError(f"{against} gave other samples than the loader")
-        found = in_turns(
+        measured = in_turns(
             lambda: rate(ours, 10 * few),
             partial(rate, theirs, num_batches),
             config.pairs,
             against,
             higher_is_better=True,
         )
-        rows.insert(0, Comparison(OURS, against, goal, *found, "samples/s", remark))
-    each = num_bytes(shards) / (few * BATCH) / 1000
+        rows.insert(0, Comparison(OURS, against, goal, *measured, "samples/s", remark))
+    sample_kb = num_bytes(shards) / (few * BATCH) / 1000
     return (
         f"{table(rows)}\n\n{conditions('cpu', packages)}\n\n"
         f"{few * BATCH} drawn scenes in Cityscapes' layout, {megabytes:.2f} MB per 2048x1024 "
-        f"picture (the real ones: about 2.3 MB); {each:.0f} kB per sample of {HEIGHT}x{WIDTH} in "
-        f"our shards. Same tensors on all sides, checked: uint8 image, int64 fine, coarse and "
+        f"picture (the real ones: about 2.3 MB); {sample_kb:.0f} kB per sample of {HEIGHT}x{WIDTH} "
+        f"in our shards. Same tensors on all sides, checked: uint8 image, int64 fine, coarse and "
         "instance mask, batches of 8, shuffled, nothing mirrored. One process held on one core, "
         "ours with one decoding thread, the others in a DataLoader of no "
         "workers. From opening to the last batch; files in the page cache."

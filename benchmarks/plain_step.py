@@ -30,12 +30,12 @@ def make_step(
     valid = torch.ones(batch_size, 1, *size, device=device)
 
     def features(image: Tensor) -> list[Tensor]:
-        found = []
+        tapped = []
         for index, layer in enumerate(vgg):
             image = layer(image)
             if index in TAPS:
-                found.append(image)
-        return found
+                tapped.append(image)
+        return tapped
 
     def step() -> float:
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
@@ -53,8 +53,8 @@ def make_step(
             segmap = torch.cat([restored, never_lit, edges[:, None].to(restored.dtype)], 1)
             image = generator(segmap)
             with torch.no_grad():
-                wanted = features(real_image)
-            for weight, x, y in zip(TAPS.values(), features(image), wanted, strict=True):
+                real_features = features(real_image)
+            for weight, x, y in zip(TAPS.values(), features(image), real_features, strict=True):
                 loss = loss + weight * F.l1_loss(x, y)
             loss = loss + F.l1_loss(image, real_image)
         optimizer.zero_grad()

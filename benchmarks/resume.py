@@ -148,7 +148,7 @@ def judge(tally: Tally, config: RunConfig, phase: Phase, done: Attempt, before: 
 
     before: images of the newest whole checkpoint before the attempt.
     """
-    after, found = newest(config.run)
+    after, faults = newest(config.run)
     start = before or 0
     # A save behind training's back may take until the next one is due.
     most = 2 * STEPS if config.training.save_in_background else STEPS
@@ -156,12 +156,12 @@ def judge(tally: Tally, config: RunConfig, phase: Phase, done: Attempt, before: 
     tally.kills[phase.name] += 1
     tally.lost[phase.name] = max(tally.lost[phase.name], lost)
     if lost > most:
-        found.append(f"{lost} steps lost, of at most {most}")
+        faults.append(f"{lost} steps lost, of at most {most}")
     if before is not None and (after is None or after < before):
-        found.append(f"the newest whole checkpoint was {before}, and is {after}")
+        faults.append(f"the newest whole checkpoint was {before}, and is {after}")
     if done.images and done.images[0] != start + BATCH:
-        found.append(f"resumed at {done.images[0] - BATCH}, but the newest checkpoint was {start}")
-    tally.faults += [f"{phase.name}: {fault}" for fault in found]
+        faults.append(f"resumed at {done.images[0] - BATCH}, but the newest checkpoint was {start}")
+    tally.faults += [f"{phase.name}: {fault}" for fault in faults]
 
 
 def choose(kills: int, tally: Tally, run: Path, chance: random.Random) -> Phase:
@@ -182,14 +182,14 @@ def contents(run: Path) -> dict[str, Any]:
 
     Left out is what tells runs apart: config.yaml names the folder, metrics.jsonl holds speeds.
     """
-    found: dict[str, Any] = {
+    left: dict[str, Any] = {
         str(path.relative_to(run)): files.file_sha256(path)
         for path in run.rglob("*")
         if path.is_file() and path.name not in (LOG, "config.yaml")
     }
     lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
-    found[LOG] = [(line["num_images"], line["losses"]) for line in lines if "losses" in line]
-    return found
+    left[LOG] = [(line["num_images"], line["losses"]) for line in lines if "losses" in line]
+    return left
 
 
 def kill_and_resume(config: ResumeConfig, folder: Path) -> tuple[Tally, int]:
@@ -216,11 +216,11 @@ def kill_and_resume(config: ResumeConfig, folder: Path) -> tuple[Tally, int]:
                 judge(tally, run, phase, done, before)
                 bar.update()
             if finished:
-                found = contents(run.run)
+                actual = contents(run.run)
                 differing = {
                     name
-                    for name in expected.keys() | found.keys()
-                    if expected.get(name) != found.get(name)
+                    for name in expected.keys() | actual.keys()
+                    if expected.get(name) != actual.get(name)
                 }
                 tally.faults += [f"{run.run.name} differs in {name}" for name in sorted(differing)]
     return tally, intervals * STEPS

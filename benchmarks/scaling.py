@@ -34,8 +34,7 @@ from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator
-from maskrestore.models.build import load_frozen_generator
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.build import load_frozen_generator, make_mask_generator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import save_spade_generator
 from maskrestore.monitoring.meter import Meter
@@ -172,10 +171,10 @@ def measure(config: ScalingConfig, engine: str, loss: str, generator: Path, bar:
             for turn in list(TURNS) if number % 2 else reversed(TURNS):
                 for member in TURNS[turn]:
                     ends[member].send(config.steps)
-                found = [ends[member].recv() for member in TURNS[turn]]
-                rates[turn].append(sum(BATCH * config.steps / seconds for seconds, _ in found))
+                measured = [ends[member].recv() for member in TURNS[turn]]
+                rates[turn].append(sum(BATCH * config.steps / seconds for seconds, _ in measured))
                 if turn == "together":
-                    sent += [num_bytes for _, num_bytes in found]
+                    sent += [num_bytes for _, num_bytes in measured]
             bar.update()
         for end in ends:
             end.send(0)
@@ -238,10 +237,8 @@ def paper_table(num_parameters: int, compute_seconds: float) -> list[str]:
 
 def count_parameters() -> int:
     """Of the mask generator of configs/cityscapes.yaml."""
-    config = load_config(["config=cityscapes"])
-    shape = config.mask_generator
     with torch.device("meta"):
-        network = MaskGenerator(NUM_CLASSES, shape.width, shape.hidden, config.data.height_width)
+        network = make_mask_generator(load_config(["config=cityscapes"]))
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -52,8 +52,8 @@ def in_turns(
     mine: list[float] = []
     other: list[float] = []
     for number in tqdm(range(pairs), title, unit="pair"):
-        for call, found in ((ours, mine), (theirs, other))[:: 1 if number % 2 else -1]:
-            found.append(call())
+        for call, results in ((ours, mine), (theirs, other))[:: 1 if number % 2 else -1]:
+            results.append(call())
     ratios = [a / b if higher_is_better else b / a for a, b in zip(mine, other, strict=True)]
     return tuple(ratios), median(mine), median(other)
 

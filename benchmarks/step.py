@@ -120,7 +120,7 @@ def main(words: Sequence[str]) -> None:
 
 def _settings(config: StepBenchmark, folder: Path) -> list[str]:
     """Settings of a run of ours, with files of random weights in `folder`."""
-    half = "bf16" if computes_bf16(config.device) else "winograd"
+    best = "bf16" if computes_bf16(config.device) else "fp32"
     torch.manual_seed(0)
     generator = SPADEGenerator(NUM_CLASSES + 2, config.width, config.hidden, config.height_width)
     save_spade_generator(generator, folder / "generator.pth")
@@ -128,8 +128,8 @@ def _settings(config: StepBenchmark, folder: Path) -> list[str]:
     torch.save(state, folder / "vgg19.pth")
     return [
         f"distributed.device={config.device}",
-        f"distributed.precision={half}",
-        f"distributed.frozen_precision={'fp16' if config.device == 'cuda' else half}",
+        f"distributed.precision={best}",
+        f"distributed.frozen_precision={'fp16' if config.device == 'cuda' else best}",
         f"data.size={config.size}",
         f"training.batch_size={config.batch_size}",
         f"mask_generator.width={config.width}",

@@ -92,13 +92,13 @@ def measure(config: WritingBenchmark, folder: Path) -> str:
         if workers == 0:
             under_two_names(raw)
         num_samples = len(list(raw.glob("leftImg8bit/train/*/*.png")))
-        found = in_turns(
+        measured = in_turns(
             partial(writing, raw, workers), partial(decoding, raw, workers), config.pairs, where
         )
         remark = f"{num_samples} samples, "
         remark += "one process" if workers else "start of the worker processes included"
         row = Comparison(f"writing shards, {where}", "only decoding and resizing the raw files", 1,
-                         *found, remark=remark)  # fmt: skip
+                         *measured, remark=remark)  # fmt: skip
         rows.append(row)
     return (
         f"{table(rows)}\n\n{conditions('cpu', ['pillow'])}\n\n"

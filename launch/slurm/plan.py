@@ -20,6 +20,7 @@ from launch.slurm.submission import (
     queued_jobs,
     read_submissions,
 )
+from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import validate
 from maskrestore.runs.resume_check import differing_keys
@@ -61,26 +62,10 @@ def check_cells(cells: Sequence[Cell], wanted: SlurmConfig) -> None:
     """ConfigError with all cells that these tasks cannot run."""
     mistakes = []
     for cell in cells:
-        config, tasks = cell.config, wanted.num_tasks
-        parts = tasks * config.training.accumulation
-        if config.trains and config.training.batch_size % parts:
-            mistakes.append(
-                f"training.batch_size={config.training.batch_size} cannot be shared evenly by "
-                f"{tasks} tasks with training.accumulation={config.training.accumulation}"
-            )
+        if cell.config.trains:
+            mistakes += uneven_share(cell.config, wanted.num_tasks, "tasks")
         if not wanted.gpus_per_node:
-            mistakes += [
-                f"distributed.{name}=fp16 needs a GPU, but slurm.gpus_per_node=0"
-                for name in ("precision", "frozen_precision")
-                if getattr(config.distributed, name) == "fp16"
-            ]
-        else:
-            mistakes += [
-                f"distributed.{name}=winograd is for CPUs, but slurm.gpus_per_node="
-                f"{wanted.gpus_per_node}"
-                for name in ("precision", "frozen_precision")
-                if getattr(config.distributed, name) == "winograd"
-            ]
+            mistakes += needs_gpu(cell.config, ", but slurm.gpus_per_node=0")
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 

@@ -1,4 +1,4 @@
-"""The settings of data sets and their shards. (The others: config.py, operation.py.)"""
+"""The settings of data sets and their shards. (The others: run.py.)"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Settings of how a run is operated: processes, health, telemetry. (The others: config.py.)"""
+"""Settings of how a run is executed: processes, health, telemetry. (The others: run.py.)"""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from maskrestore.config.settings import Section
 
-Precision = Literal["fp32", "winograd", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class DistributedConfig(Section):
@@ -30,9 +30,7 @@ class DistributedConfig(Section):
     rather than keep them: less memory."""
     precision: Precision = "fp32"
     """Number format of the trained network's operations; weights and optimizer stay fp32. bf16
-    pays on CPUs with instructions for it and on GPUs, fp16 needs a GPU. winograd is fp32 with a
-    faster way to convolve that rounds more, though far less than bf16: for large networks (width
-    64) on all other CPUs."""
+    pays on CPUs with instructions for it and on GPUs, fp16 needs a GPU."""
     frozen_precision: Precision = "fp32"
     """The same for the frozen networks (lite0 stays in fp32); in fp16 their gradient is scaled so
     that none of it is lost."""

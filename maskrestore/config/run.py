@@ -1,6 +1,6 @@
 """The settings of a run: defaults, units, checks.
 
-(Of data sets: data_config.py. How it is operated: operation.py.)
+(Of data sets: data.py. How it is executed: execution.py.)
 
 Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
 code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.

@@ -60,13 +60,13 @@ def validate(
     schema: type[Settings], values: Mapping[str, Any], mistakes: Iterable[str] = ()
 ) -> Settings:
     """Checked settings; ConfigError lists `mistakes` and every further one with its remedy."""
-    found = list(mistakes)
+    messages = list(mistakes)
     try:
         settings = schema.model_validate(values)
     except ValidationError as error:
-        found += [_explain(schema, detail) for detail in error.errors()]
-    if found:
-        raise ConfigError("\n".join(found))
+        messages += [_explain(schema, detail) for detail in error.errors()]
+    if messages:
+        raise ConfigError("\n".join(messages))
     return settings
 
 

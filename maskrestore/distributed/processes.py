@@ -17,8 +17,8 @@ from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
-from maskrestore.models import winograd
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 
 Result = TypeVar("Result")
@@ -79,12 +79,8 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
     wanted, found = config.distributed, []
     if wanted.device == "cuda" and use_cpu:
         found.append("distributed.device=cuda: torch sees no GPU; write distributed.device=cpu")
-    for name in ("precision", "frozen_precision"):
-        if use_cpu and getattr(wanted, name) == "fp16":
-            found.append(f"distributed.{name}=fp16 needs a GPU: write bf16 or fp32 on a CPU")
-        if getattr(wanted, name) == "winograd" and not (use_cpu and winograd.is_available()):
-            why = "this PyTorch was built without NNPACK" if use_cpu else "is for CPUs"
-            found.append(f"distributed.{name}=winograd: {why}; write fp32 or bf16")
+    if use_cpu:
+        found += needs_gpu(config)
     if wanted.num_processes not in (0, asked):
         found.append(
             f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
@@ -92,13 +88,7 @@ def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) 
         )
     if not for_training:
         return found
-    size, parts = config.training.batch_size, config.training.accumulation
-    if size % (asked * parts):
-        found.append(
-            f"training.batch_size={size} cannot be shared evenly by {asked} processes"
-            + (f" with training.accumulation={parts}" if parts > 1 else "")
-            + f": write a multiple of {asked * parts}"
-        )
+    found += uneven_share(config, asked)
     for name, option in (("DEEPSPEED", "--use_deepspeed"), ("FSDP", "--use_fsdp")):
         if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and wanted.engine == "ddp":
             found.append(
@@ -142,8 +132,7 @@ def first_host(node_list: str) -> str:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The context in which trained networks compute, in distributed.precision (of winograd they
-    were told when they were made)."""
+    """The context in which trained networks compute, in distributed.precision."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.distributed.precision)
     # An autocast that is switched off must not name float32, which it does not know.
     return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)

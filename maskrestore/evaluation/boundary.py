@@ -41,16 +41,16 @@ def band(label_map: Tensor, width: int, border: bool) -> Tensor:
     return below | beside
 
 
-def _any_of(found: Tensor, dim: int, size: int, padding: int) -> Tensor:
+def _any_of(pixels: Tensor, dim: int, size: int, padding: int) -> Tensor:
     """Whether any of `size` neighbours along dim 1 or 2 is set; bool [B,H,W], padded with False."""
-    found = F.pad(found, (0, 0, padding, padding) if dim == 1 else (padding, padding))
+    pixels = F.pad(pixels, (0, 0, padding, padding) if dim == 1 else (padding, padding))
     covered = 1
     while covered < size:  # twice as many with each step
         step = min(covered, size - covered)
-        length = found.shape[dim] - step
-        found = found.narrow(dim, 0, length) | found.narrow(dim, step, length)
+        length = pixels.shape[dim] - step
+        pixels = pixels.narrow(dim, 0, length) | pixels.narrow(dim, step, length)
         covered += step
-    return found
+    return pixels
 
 
 def contour(label_map: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation: a row of the table, and pictures. Protocol and reasons: docs/evaluation.md."""
+"""The figures of a row of the table, and pictures. Protocol and reasons: docs/evaluation.md."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,25 +13,15 @@ from tqdm import tqdm
 
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.loader import Batch, val_batches
+from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input, one_hot, to_uint8
-from maskrestore.data.shard_folder import open_split
-from maskrestore.distributed.processes import (
-    autocast,
-    make_accelerator,
-    on_every_process,
-    on_main_process,
-)
+from maskrestore.distributed.processes import autocast
 from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES, ImageDistances
 from maskrestore.evaluation.pictures import Album
 from maskrestore.evaluation.real_features import RealFeatures
 from maskrestore.evaluation.segmentation import FIGURES, SegmentationMetrics
-from maskrestore.models.build import _frozen_generator, load_frozen_generator, load_mask_generator
-from maskrestore.runs import run_folder
-from maskrestore.runs.result import read_result, write_result
-from maskrestore.utils.files import lock, write_atomically
-from maskrestore.utils.system import keep_freed_memory
+from maskrestore.utils.files import write_atomically
 
 SEGMENTATION_FIGURES = (*FIGURES, "iou", "intervals", "by_degradation")
 
@@ -59,7 +49,7 @@ def evaluate(
     first evaluation.num_pictures samples seen are drawn into the folder `pictures`, and as many of
     the worst and best seen; samples.json beside it names all, and resamples.json holds the figures
     behind the intervals. `together` runs the part that can fail on one process alone
-    (distributed.on_every_process). real_features: what earlier evaluations know of the real images,
+    (processes.on_every_process). real_features: what earlier evaluations know of the real images,
     if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
@@ -150,57 +140,3 @@ def _evaluation_mode(networks: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for network, mode in zip(networks, modes, strict=True):
             network.train(mode)
-
-
-def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
-    """Evaluate the trained networks in the run folder (or the untrained baseline) again.
-
-    Returns what `evaluate` does; `write` also replaces the run's result.json and pictures. Raises
-    ConfigError or UserError for everything that the user can mend.
-    """
-    accelerator = make_accelerator(config, for_training=False)
-    together = partial(on_every_process, accelerator)
-    num_images = together(lambda: read_result(config.run))["num_images"]
-    held = on_main_process(accelerator, lambda: lock(config.run) if write else None)
-    device, is_main = accelerator.device, accelerator.is_main_process
-    mask_generator = None
-    image_generator = together(lambda: load_frozen_generator(config, device))
-    if config.trains_generator:
-        own = config.run / "generator.pth"
-        image_generator = together(lambda: _frozen_generator(config, own, device))
-    elif config.trains:
-        mask_generator = together(lambda: load_mask_generator(config)).to(device)
-    keep_freed_memory(device.type)
-    metrics = evaluate(
-        config,
-        val_batches(
-            config,
-            accelerator.process_index,
-            accelerator.num_processes,
-            run_folder.left_out_shards(config.run) or (),
-        ),
-        mask_generator,
-        image_generator,
-        device,
-        config.run / "pictures" if is_main and write else None,
-        show_progress=is_main,
-        together=together,
-        real_features=RealFeatures(accelerator, config) if image_generator is not None else None,
-    )
-    if write:
-        on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
-    accelerator.wait_for_everyone()
-    if held is not None:
-        held.close()
-    accelerator.end_training()
-    return metrics
-
-
-def check_ready(config: RunConfig, with_images: bool) -> None:
-    """Find out before training, not after it, that the evaluation could not work.
-
-    Raises UserError if there is no val split, or no weights for the image distances.
-    """
-    open_split(config.data, "val").close()
-    if with_images:
-        ImageDistances(config.evaluation.features, config.evaluation.inception_weights)

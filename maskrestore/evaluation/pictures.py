@@ -49,7 +49,7 @@ class Album:
     def close(self) -> None:
         """Draw the worst and the best; delete what an earlier evaluation drew of other samples."""
         for extremes in self._extremes:
-            for key, pictures in extremes.found():
+            for key, pictures in extremes.chosen():
                 self._draw(key, pictures)
         for path in _pictures(self._folder).values():
             if path not in self._written:
@@ -89,7 +89,7 @@ class _Extremes:
         lowest = samples["score"].argsort(stable=True)[: self._num]
         return {name: values[lowest] for name, values in samples.items()}
 
-    def found(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    def chosen(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Key and pictures of each, the most extreme first."""
         for row, number in enumerate(self._kept["number"].tolist() if self._kept else ()):
             kinds = {kind: self._kept[kind][row] for kind in CAPTIONS if kind in self._kept}
@@ -98,12 +98,12 @@ class _Extremes:
 
 def contact_sheet(pictures: Path, path: Path) -> None:
     """One PNG of a folder's pictures, a row per sample, to look at; no file if there are none."""
-    found = _pictures(pictures)
-    keys = sorted({key for key, _ in found})
-    kinds = [kind for kind in CAPTIONS if any((key, kind) in found for key in keys)]
+    paths = _pictures(pictures)
+    keys = sorted({key for key, _ in paths})
+    kinds = [kind for kind in CAPTIONS if any((key, kind) in paths for key in keys)]
     if not keys:
         return
-    with Image.open(next(iter(found.values()))) as first:
+    with Image.open(next(iter(paths.values()))) as first:
         width, height = first.size
     gap, text = 6, 18
     font = ImageFont.load_default(size=13)
@@ -117,8 +117,8 @@ def contact_sheet(pictures: Path, path: Path) -> None:
             y = text + gap + row * (height + text + gap)
             if column == 0:
                 draw.text((x, y + height), key, "gray", font)
-            if (key, kind) in found:
-                with Image.open(found[key, kind]) as picture:
+            if (key, kind) in paths:
+                with Image.open(paths[key, kind]) as picture:
                     sheet.paste(picture, (x, y))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _png(sheet))

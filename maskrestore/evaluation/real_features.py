@@ -78,10 +78,10 @@ class _File:
     def read(self) -> Tensor | None:
         """The features; None if they are missing, damaged or not of all images."""
         with suppress(UserError):
-            found = load_weights(self.path)
-            features = found.get("real")
+            state = load_weights(self.path)
+            features = state.get("real")
             if features is not None and self._is_whole(features):
-                same = torch.equal(found.get("sha256", features), _sha256(features))
+                same = torch.equal(state.get("sha256", features), _sha256(features))
                 return features if same else None
         return None
 

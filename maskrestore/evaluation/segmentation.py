@@ -116,9 +116,9 @@ class SegmentationMetrics(Metric):
         # In an order that does not depend on who saw which sample.
         order = sorted(range(len(keys)), key=keys.__getitem__)
         rows = counted.double().view(len(keys), sum(SIZES))[order]
-        each, total = figures(rows), rows.sum(0)
+        of_samples, total = figures(rows), rows.sum(0)
         self.samples = [
-            {"key": keys[at], **{name: number(each[name][n]) for name in SAMPLE_FIGURES}}
+            {"key": keys[at], **{name: number(of_samples[name][n]) for name in SAMPLE_FIGURES}}
             for n, at in enumerate(order)
         ]
         resampled = figures(resample(rows))
@@ -133,14 +133,14 @@ class SegmentationMetrics(Metric):
             },
         }
         iou = official_iou(split(total)["confusion"].sum(0))
-        found = {
+        of_kinds = {
             kind: rows[[kinds[at] == kind for at in order]] for kind in sorted({*kinds} - {""})
         }
         return {
             **{name: number(value) for name, value in figures(total).items()},
             "iou": {LABELS[i].name: number(iou[n]) for n, i in enumerate(EVALUATED_IDS)},
             "intervals": intervals(resampled),
-            "by_degradation": {kind: _in_short(some) for kind, some in found.items()} or None,
+            "by_degradation": {kind: _in_short(some) for kind, some in of_kinds.items()} or None,
             "num_samples": len(keys),
         }
 
@@ -287,8 +287,8 @@ def intervals(resampled: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """95 % percentile bootstrap over samples (Efron 1979): figures of resamples, float64
     [NUM_RESAMPLES] each -> {figure: [low, high]}, without those that no resample has."""
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    values = {name: found[~found.isnan()] for name, found in resampled.items()}
-    return {name: found.quantile(ends).tolist() for name, found in values.items() if len(found)}
+    values = {name: row[~row.isnan()] for name, row in resampled.items()}
+    return {name: row.quantile(ends).tolist() for name, row in values.items() if len(row)}
 
 
 def _accuracy(confusion: Tensor) -> Tensor:

@@ -202,8 +202,8 @@ def _ids_of_colors(colors: Pixels) -> Pixels:
     known, ids = _codes()
     codes = _code(colors)
     at = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    found: Pixels = np.where(known[at] == codes, ids[at], np.uint8(UNKNOWN))
-    return found
+    ids_of_colors: Pixels = np.where(known[at] == codes, ids[at], np.uint8(UNKNOWN))
+    return ids_of_colors
 
 
 def _triple(color: Sequence[int] | Pixels) -> str:

@@ -115,11 +115,11 @@ def example_shape(network: MaskRestorer) -> str:
 
 def _difference(network: MaskRestorer, other: Callable[..., Tensor]) -> float:
     """The largest of all logits, on batches of one and of three."""
-    found = 0.0
+    largest = 0.0
     for batch in (1, 3):
         example = network.example(batch, seed=batch)
-        found = max(found, float((network(*example) - other(*example)).abs().max()))
-    return found
+        largest = max(largest, float((network(*example) - other(*example)).abs().max()))
+    return largest
 
 
 def _safetensors(network: MaskRestorer) -> tuple[bytes, float]:

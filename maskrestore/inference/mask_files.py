@@ -1,7 +1,7 @@
 """Which masks there are to restore, their pictures, and what the restored files are called."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,8 +12,6 @@ from maskrestore.utils.errors import UserError
 
 COARSE = "_gtCoarse_labelIds.png"
 """How Cityscapes names its coarse masks; {split}/{city}/{city}_{sequence}_{frame} stands before."""
-
-
 NUM_LOOKED_AT = 32
 """Masks by which encoding=auto decides."""
 
@@ -38,6 +36,18 @@ class MaskFile:
     def image(self) -> Path | None:
         """The mask's picture, if there is one."""
         return next((path for path in self.images if path.is_file()), None)
+
+    def stamp(self) -> list[int]:
+        """Size and time of change of the mask and its picture: it is restored again if they
+        change."""
+        stamp: list[int] = []
+        for path in (self.path, self.image):
+            try:
+                facts = path.stat() if path is not None else None
+            except OSError:
+                facts = None
+            stamp += (facts.st_size, facts.st_mtime_ns) if facts is not None else (0, 0)
+        return stamp
 
 
 def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[str]]:
@@ -115,19 +125,19 @@ def _mask_file(root: Path, path: Path, images: Path | None) -> MaskFile:
     relative = PurePosixPath(path.relative_to(root).as_posix())
     if not path.name.endswith(COARSE):
         base = str(relative.with_suffix(""))
-        found = _pictures(images, relative.parent, relative.stem)
-        return MaskFile(path, str(relative), f"{base}_restored.png", base, found)
+        pictures = _pictures(images, relative.parent, relative.stem)
+        return MaskFile(path, str(relative), f"{base}_restored.png", base, pictures)
     key = path.name.removesuffix(COARSE)
     parts = relative.parent.parts
     folder = PurePosixPath(*("gtRestored" if part == "gtCoarse" else part for part in parts))
     base = str(folder / f"{key}_gtRestored")
     beneath = PurePosixPath(*(part for part in parts if part != "gtCoarse"))
-    found = tuple(
+    pictures = tuple(
         picture
         for place in (PurePosixPath("leftImg8bit") / beneath, beneath)
         for picture in _pictures(images, place, f"{key}_leftImg8bit")
     )
-    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, found)
+    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, pictures)
 
 
 def _pictures(images: Path | None, folder: PurePosixPath, stem: str) -> tuple[Path, ...]:
@@ -171,8 +181,3 @@ def check_apart(output: Path, source: Path) -> None:
             f"output={output} lies in input={source}, whose masks would get mixed with restored "
             "ones: give a folder outside of it"
         )
-
-
-def in_the_way(output: Path, names: Iterable[str]) -> list[str]:
-    """Those of the relative paths that exist in the output folder."""
-    return [name for name in names if (output / name).exists()]

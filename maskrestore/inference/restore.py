@@ -22,7 +22,9 @@ from maskrestore.distributed.processes import (
     on_main_process,
 )
 from maskrestore.inference.mask_files import MaskFile, check_apart, detect_encoding, find_masks
-from maskrestore.inference.output_folder import SHOWN, RestoreFolder
+from maskrestore.inference.networks import Networks
+from maskrestore.inference.output.folder import SHOWN, OutputFolder
+from maskrestore.inference.processing import Processor
 from maskrestore.inference.restorer import Restorer
 from maskrestore.inference.trained_run import WEIGHTS, read_run
 from maskrestore.runs import provenance
@@ -51,10 +53,11 @@ def restore(config: RestoreConfig) -> int:
     accelerator = _make_accelerator(config, run)
     planned = on_main_process(accelerator, lambda: _plan(config, run))
     plan = cast(Plan, broadcast_object(planned))
-    folder = RestoreFolder(config.output, config.part, accelerator.process_index, plan.identity)
+    folder = OutputFolder(config.output, config.part, accelerator.process_index, plan.identity)
     mine = plan.masks[config.share]
     together = partial(on_every_process, accelerator)
-    restorer = together(lambda: Restorer(config, run, plan.encoding, folder, accelerator.device))
+    networks = together(lambda: Networks(run, config.augment, accelerator.device))
+    processor = Processor(config, run, plan.encoding)
     held = on_main_process(
         accelerator, lambda: folder.claim(mine, config.augment, _facts(config), config.overwrite)
     )
@@ -68,24 +71,27 @@ def restore(config: RestoreConfig) -> int:
     label = "restore"
     if accelerator.num_processes > 1:
         label += f", process 1 of {accelerator.num_processes}"
+    restorer = Restorer(networks, processor, config.output, folder.journal, config.batch_size)
     with StopRequest() as stop:
         problems = together(lambda: restorer.restore(own, stop, label if is_main else None))
-    found = [line for part in gather_objects(accelerator, problems) for line in part]
+    not_restored = [line for part in gather_objects(accelerator, problems) for line in part]
     on_main_process(accelerator, lambda: folder.summarize(plan.masks, config.augment))
     if is_main:
-        counts = {"restored": len(left) - len(found), "done before": len(mine) - len(left)}
-        counts |= {"not restored": len(found)}
+        counts = {"restored": len(left) - len(not_restored), "done before": len(mine) - len(left)}
+        counts |= {"not restored": len(not_restored)}
         told = [f"{name}: {count}" for name, count in counts.items() if count]
         print(", ".join(told) or f"part={config.part}: no mask is left for it")
         print(f"{config.output}/summary.csv")
-        if found:
-            more = f"\n  and {len(found) - SHOWN} more: see summary.csv" if found[SHOWN:] else ""
-            print("not restored:", *found[:SHOWN], sep="\n  ", end=f"{more}\n", file=sys.stderr)
+        if not_restored:
+            lines = ["not restored:", *not_restored[:SHOWN]]
+            if not_restored[SHOWN:]:
+                lines.append(f"and {len(not_restored) - SHOWN} more: see summary.csv")
+            print(*lines, sep="\n  ", file=sys.stderr)
     accelerator.wait_for_everyone()
     if held is not None:
         held.close()
     accelerator.end_training()
-    return 2 if found else 0
+    return 2 if not_restored else 0
 
 
 def find_out(config: RestoreConfig) -> int:

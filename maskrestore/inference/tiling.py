@@ -5,14 +5,27 @@ keep per pixel is a few bytes; class by class they hold only one band of the map
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from maskrestore.data.degrade import nearest_upsample
+from maskrestore.inference.encodings import Pixels
 
 BAND = 64
 """Rows that are enlarged at a time."""
+Pieces = Iterator[tuple[Tensor, Tensor]]
+"""Of a map, uint8 [h,w], and of its image, uint8 [3,h,w] or NO_IMAGE, at the network's size."""
+NO_IMAGE = torch.empty(0, dtype=torch.uint8)
+
+
+def repeat(ids: Tensor, factor: int) -> Tensor:
+    """[h,w] -> [h*factor,w*factor], each label repeated."""
+    return ids if factor == 1 else nearest_upsample(ids[None], factor)[0]
 
 
 class Decision(NamedTuple):
@@ -198,3 +211,42 @@ def enlarge_rows(values: Tensor, size: tuple[int, ...], begin: int, end: int) ->
     part = (at - above)[:, None]
     rows = values[:, above] * (1 - part) + values[:, below] * part
     return F.interpolate(rows[None], (end - begin, width), mode="bilinear")[0]
+
+
+def fit_whole(
+    ids: Tensor, image: Pixels | None, size: tuple[int, int], factor: int, sampling: str
+) -> tuple[Shrunk, Pieces]:
+    """A map, and its image, through a network of this size as a whole: fit=resize.
+
+    ids: uint8 [h,w], to be restored `factor` times larger; the network sees it at `size`, but of
+    ids resized to a map `factor` times smaller. image: uint8 [h*factor,w*factor,3].
+    """
+    small = resize_nearest(ids, (size[0] // factor, size[1] // factor), sampling)
+    shrunk, piece = Shrunk(repeat(ids, factor), repeat(small, factor)), NO_IMAGE
+    if image is not None:  # resized as the training images were
+        resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+        piece = _channels_first(np.asarray(resized))
+    return shrunk, ((label_piece, piece) for label_piece in shrunk.pieces())
+
+
+def fit_tiles(
+    ids: Tensor, image: Pixels | None, size: tuple[int, int], factor: int, overlap: float
+) -> tuple[Tiles, Pieces]:
+    """The same in tiles, which begin at multiples of `factor`: fit=tile.
+
+    A map smaller than `size` gets a border that is not annotated, on the right and below; `finish`
+    then gives the map with it.
+    """
+    given = repeat(ids, factor).numpy()
+    border = [(0, max(0, side - there)) for side, there in zip(size, given.shape, strict=True)]
+    # A network that has always seen all annotated gets the edge repeated instead.
+    mode: Any = "edge" if factor > 1 else "constant"
+    tiles = Tiles(torch.from_numpy(np.pad(given, border, mode)), size, overlap, factor)
+    if image is None:
+        return tiles, ((piece, NO_IMAGE) for piece in tiles.pieces())
+    whole = _channels_first(np.pad(image, [*border, (0, 0)], "edge"))
+    return tiles, zip(tiles.pieces(), tiles.cut(whole), strict=True)
+
+
+def _channels_first(image: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

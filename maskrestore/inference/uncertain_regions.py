@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from maskrestore.data.labels import LABELS
+from maskrestore.inference.encodings import Pixels
 
-Pixels = NDArray[np.uint8]
 HALF = 128
 """Confidences below this are less than 0.5."""
 CONTRADICTED = (255, 0, 255)

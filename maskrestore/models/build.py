@@ -1,7 +1,5 @@
 """Networks made from settings and files: the mask generator and the frozen image generator."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -10,29 +8,33 @@ from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import load_into, load_spade_generator, load_weights
-from maskrestore.models.winograd import use_winograd
 from maskrestore.utils.errors import ConfigError
+
+
+def make_mask_generator(config: RunConfig) -> MaskGenerator:
+    """The mask generator of these settings, with random weights, on the CPU."""
+    return MaskGenerator(
+        NUM_CLASSES,
+        config.mask_generator.width,
+        config.mask_generator.hidden,
+        config.data.height_width,
+        config.distributed.activation_checkpointing,
+        config.image_channels,
+    )
 
 
 def load_mask_generator(config: RunConfig) -> MaskGenerator:
     """The mask generator that the run has trained, on the CPU. UserError if it does not fit."""
-    shape, path = config.mask_generator, config.run / "mask_generator.pth"
-    network = MaskGenerator(
-        NUM_CLASSES,
-        shape.width,
-        shape.hidden,
-        config.data.height_width,
-        num_further=config.image_channels,
-    )
+    path = config.run / "mask_generator.pth"
+    network = make_mask_generator(config)
     load_into(network, load_weights(path), path)
-    if config.distributed.precision == "winograd":
-        use_winograd(network)
     return network
 
 
 def load_frozen_generator(config: RunConfig, device: torch.device) -> nn.Module | None:
-    """The image generator of generator.path, frozen.
+    """The image generator of generator.path, frozen, that masks are restored through.
 
     None for a run that trains the image generator itself or that works without one. Raises
     ConfigError if the run cannot work without one, UserError if the file is no fitting generator.
@@ -48,10 +50,16 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> nn.Module 
                 "with task=synthesis)"
             )
         return None
-    return _frozen_generator(config, path, device)
+    return freeze(config, load_spade_generator(path, config.data.height_width, NUM_CLASSES), device)
 
 
-def _frozen_generator(config: RunConfig, path: Path, device: torch.device) -> nn.Module:
-    generator = load_spade_generator(path, config.data.height_width, NUM_CLASSES)
-    frozen = FrozenGenerator(generator, config.distributed.activation_checkpointing).to(device)
-    return in_precision(frozen, config.distributed.frozen_precision)
+def load_trained_generator(config: RunConfig, device: torch.device) -> nn.Module:
+    """The image generator that the run itself has trained, frozen. UserError if it does not fit."""
+    path = config.run / "generator.pth"
+    return freeze(config, load_spade_generator(path, config.data.height_width, NUM_CLASSES), device)
+
+
+def freeze(config: RunConfig, generator: SPADEGenerator, device: torch.device) -> nn.Module:
+    """A frozen copy of the generator on `device`, in distributed.frozen_precision."""
+    frozen = FrozenGenerator(generator, config.distributed.activation_checkpointing)
+    return in_precision(frozen.to(device), config.distributed.frozen_precision)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.models.fused import FusedTrunk
-from maskrestore.models.spade import SPADEGenerator, SPADEResnetBlock
-from maskrestore.models.winograd import Conv3x3
+from maskrestore.models.spade import SPADEGenerator, SPADEResnetBlock, conv3x3
 
 
 class Frozen(nn.Module):
@@ -48,7 +47,7 @@ class FrozenGenerator(Frozen):
                 True,
                 checkpointing,
             )
-            self.conv_img = Conv3x3(generator.width, 3)
+            self.conv_img = conv3x3(generator.width, 3)
         self.load_state_dict(_folded(generator), assign=True)
         self.freeze()
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maskrestore.models.spade import doubles_six_times
-from maskrestore.models.winograd import Conv3x3
+from maskrestore.models.spade import conv3x3, doubles_six_times
 
 SLOPE = 0.2
 """Of the leaky ReLUs."""
@@ -35,13 +34,13 @@ class FusedBlock(nn.Module):
         self.frozen, self.learned_shortcut = frozen, in_channels != out_channels
         self.num_spades = 3 if self.learned_shortcut else 2
         further = hidden if frozen and self.learned_shortcut else 0
-        self.shared = Conv3x3(semantic_nc, self.num_spades * hidden)
-        self.modulation_0 = Conv3x3(hidden, 2 * in_channels)
-        self.modulation_1 = Conv3x3(hidden, 2 * middle)
-        self.conv_0 = Conv3x3(in_channels, middle)
-        self.conv_1 = Conv3x3(middle + further, out_channels)
+        self.shared = conv3x3(semantic_nc, self.num_spades * hidden)
+        self.modulation_0 = conv3x3(hidden, 2 * in_channels)
+        self.modulation_1 = conv3x3(hidden, 2 * middle)
+        self.conv_0 = conv3x3(in_channels, middle)
+        self.conv_1 = conv3x3(middle + further, out_channels)
         if self.learned_shortcut:
-            self.modulation_s = Conv3x3(hidden, in_channels if frozen else 2 * in_channels)
+            self.modulation_s = conv3x3(hidden, in_channels if frozen else 2 * in_channels)
             self.conv_s = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         if not frozen:
             with torch.no_grad():
@@ -98,7 +97,7 @@ class FusedTrunk(nn.Module):
         def block(inputs: int, outputs: int) -> FusedBlock:
             return FusedBlock(inputs * width, outputs * width, semantic_nc, hidden, frozen)
 
-        self.fc = Conv3x3(semantic_nc, 16 * width)
+        self.fc = conv3x3(semantic_nc, 16 * width)
         self.head_0 = block(16, 16)
         self.G_middle_0 = block(16, 16)
         self.G_middle_1 = block(16, 16)
@@ -180,11 +179,11 @@ class _Modulated(torch.autograd.Function):
         of_modulations = []
         of_x: Tensor | None = None
         for gradient, modulation in zip((first, *gradients[1:]), modulations, strict=True):
-            found = torch.empty_like(modulation)
-            torch.mul(gradient, large, out=found[:, :channels])
+            of_modulation = torch.empty_like(modulation)
+            torch.mul(gradient, large, out=of_modulation[:, :channels])
             if modulation.shape[1] > channels:
-                found[:, channels:] = gradient
-            of_modulations.append(found)
+                of_modulation[:, channels:] = gradient
+            of_modulations.append(of_modulation)
             scale = modulation[:, :channels]
             of_x = gradient * scale if of_x is None else of_x.addcmul_(gradient, scale)
         if ctx.doubled and of_x is not None:

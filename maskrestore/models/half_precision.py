@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.models.frozen import Frozen
-from maskrestore.models.winograd import use_winograd
 
 START_EXPONENT, LOWEST_EXPONENT = 0, -10
 """log2 of the largest gradient element that enters, at first and at least. fp16 ends at 2**16, and
@@ -23,10 +22,7 @@ STEPS_UP = 1000
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
-    """A frozen network, where it stands, in `precision` (fp32, winograd, bf16, fp16)."""
-    if precision == "winograd":
-        use_winograd(network)
-        return network
+    """A frozen network, where it stands, in `precision` (fp32, bf16, fp16)."""
     network = network.to(memory_format=torch.channels_last)
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return network if precision == "fp32" else HalfPrecision(network, kinds[precision])
@@ -38,8 +34,8 @@ class HalfPrecision(Frozen):
     fp16: the gradient of all its outputs together is multiplied by a power of two, chosen on the
     device each time, so that its largest element lies just below 2**exponent: right from the first
     step, at any size, loss weight or outer loss scale. If it overflows inside all the same it
-    leaves as inf or NaN, the step has no effect (engine.py), and `update` lowers the exponent for
-    the next. bf16 reaches as far as fp32 and is not scaled.
+    leaves as inf or NaN, the step has no effect (distributed/engine.py), and `update` lowers the
+    exponent for the next. bf16 reaches as far as fp32 and is not scaled.
 
     network is converted where it stands, not copied. What is left between the gradient and that of
     fp32 is the forward pass's rounding, which flips ReLUs: more in bf16, and in deep networks.
@@ -65,13 +61,13 @@ class HalfPrecision(Frozen):
         """float tensor -> what the network gives, a tensor or a list of them, as float32."""
         with torch.autocast(x.device.type, enabled=False):
             if self.dtype != torch.float16 or not (torch.is_grad_enabled() and x.requires_grad):
-                found = self.network(x.to(self.dtype))
-                return [y.float() for y in found] if isinstance(found, list) else found.float()
+                result = self.network(x.to(self.dtype))
+                return [y.float() for y in result] if isinstance(result, list) else result.float()
             used: list[Tensor] = []  # the factor of this call's backward pass, once it has begun
-            found = self.network(_Unscaled.apply(x, self.dtype, used))
-            outputs = found if isinstance(found, list) else [found]
+            result = self.network(_Unscaled.apply(x, self.dtype, used))
+            outputs = result if isinstance(result, list) else [result]
             scaled = _Scaled.apply(self, used, *outputs)
-            return list(scaled) if isinstance(found, list) else scaled[0]
+            return list(scaled) if isinstance(result, list) else scaled[0]
 
     def update(self, finite: Tensor) -> None:
         """After each step: whether its whole gradient was finite (bool, 0-dim, on the device)."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.models.fused import FusedTrunk
-from maskrestore.models.winograd import Conv3x3
+from maskrestore.models.spade import conv3x3
 
 
 class MaskGenerator(FusedTrunk):
@@ -31,7 +31,7 @@ class MaskGenerator(FusedTrunk):
     ) -> None:
         channels = num_classes + 1 + num_further
         super().__init__(channels, width, hidden, size, False, checkpointing)
-        self.conv_logits = Conv3x3(width, num_classes)
+        self.conv_logits = conv3x3(width, num_classes)
         self.input_gain = nn.Parameter(torch.tensor([3.0]))
 
     def forward(self, degraded_segmap: Tensor, valid: Tensor, *further: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torchvision.models import VGG19_Weights, vgg19
 from maskrestore.config.run import PerceptualConfig
 from maskrestore.models.frozen import Frozen
 from maskrestore.models.weights import load_into, load_weights
-from maskrestore.models.winograd import Conv3x3
 from maskrestore.utils.errors import UserError
 
 TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
@@ -38,9 +37,6 @@ class VGG19Features(Frozen):
         state = _download_vgg19() if weights is None else load_weights(weights)
         with torch.device("meta"):  # the classifier, unused here, is most of the 144 M weights
             self.features = vgg19().features
-            for index, layer in enumerate(self.features):
-                if isinstance(layer, nn.Conv2d):
-                    self.features[index] = Conv3x3(layer.in_channels, layer.out_channels)
         self.features.to_empty(device="cpu")
         convolutions = {name: state[name] for name in state if name.startswith("features.")}
         load_into(self, convolutions, weights or "torchvision's VGG19 weights")

@@ -2,15 +2,13 @@
 
 Park, Liu, Wang, Zhu, "Semantic Image Synthesis with Spatially-Adaptive Normalization", CVPR 2019
 (equation 1, figures 11 and 12). The attribute names are those of the public checkpoints, so
-that `latest_net_G.pth` loads strictly (models/pretrained.py).
+that `latest_net_G.pth` loads strictly (models/weights.py).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
-
-from maskrestore.models.winograd import Conv3x3
 
 
 class SPADE(nn.Module):
@@ -19,9 +17,9 @@ class SPADE(nn.Module):
     def __init__(self, channels: int, semantic_nc: int, hidden: int) -> None:
         super().__init__()
         self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
-        self.mlp_shared = nn.Sequential(Conv3x3(semantic_nc, hidden), nn.ReLU())
-        self.mlp_gamma = Conv3x3(hidden, channels)
-        self.mlp_beta = Conv3x3(hidden, channels)
+        self.mlp_shared = nn.Sequential(conv3x3(semantic_nc, hidden), nn.ReLU())
+        self.mlp_gamma = conv3x3(hidden, channels)
+        self.mlp_beta = conv3x3(hidden, channels)
 
     def forward(self, x: Tensor, segmap: Tensor) -> Tensor:
         """x [B,channels,h,w], segmap [B,semantic_nc,h,w] -> [B,channels,h,w]."""
@@ -39,8 +37,8 @@ class SPADEResnetBlock(nn.Module):
         super().__init__()
         middle = min(in_channels, out_channels)
         self.learned_shortcut = in_channels != out_channels
-        self.conv_0 = Conv3x3(in_channels, middle)
-        self.conv_1 = Conv3x3(middle, out_channels)
+        self.conv_0 = conv3x3(in_channels, middle)
+        self.conv_1 = conv3x3(middle, out_channels)
         self.norm_0 = SPADE(in_channels, semantic_nc, hidden)
         self.norm_1 = SPADE(middle, semantic_nc, hidden)
         if self.learned_shortcut:
@@ -80,7 +78,7 @@ class SPADEGenerator(nn.Module):
         def block(inputs: int, outputs: int) -> SPADEResnetBlock:
             return SPADEResnetBlock(inputs * width, outputs * width, semantic_nc, hidden)
 
-        self.fc = Conv3x3(semantic_nc, 16 * width)
+        self.fc = conv3x3(semantic_nc, 16 * width)
         self.head_0 = block(16, 16)
         self.G_middle_0 = block(16, 16)
         self.G_middle_1 = block(16, 16)
@@ -88,7 +86,7 @@ class SPADEGenerator(nn.Module):
         self.up_1 = block(8, 4)
         self.up_2 = block(4, 2)
         self.up_3 = block(2, 1)
-        self.conv_img = Conv3x3(width, 3)
+        self.conv_img = conv3x3(width, 3)
         initialize_gan(self)
 
     def forward(self, segmap: Tensor) -> Tensor:
@@ -100,6 +98,11 @@ class SPADEGenerator(nn.Module):
         for block in (self.up_0, self.up_1, self.up_2, self.up_3):
             x = block(_double(x), segmap)
         return torch.tanh(self.conv_img(F.leaky_relu(x, 0.2)))
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """[B,in_channels,H,W] -> [B,out_channels,H,W]."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
 def doubles_six_times(size: tuple[int, int]) -> bool:

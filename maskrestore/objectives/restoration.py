@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.sampler import seed_of
 from maskrestore.data.segmap import generator_input, relaxed_segmap, to_unit_range
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.build import make_mask_generator
 from maskrestore.models.perceptual import PerceptualLoss
 from maskrestore.objectives.objective import Objective, Phase
 
@@ -50,17 +49,7 @@ class Restoration(Objective):
         if perceptual_loss is None and "perceptual" in self.terms:
             raise ValueError("the term perceptual needs a PerceptualLoss")
         self.image_generator, self.perceptual_loss = image_generator, perceptual_loss
-        shape = config.mask_generator
-        self.networks = {
-            "mask_generator": MaskGenerator(
-                NUM_CLASSES,
-                shape.width,
-                shape.hidden,
-                config.data.height_width,
-                config.distributed.activation_checkpointing,
-                config.image_channels,
-            )
-        }
+        self.networks = {"mask_generator": make_mask_generator(config)}
 
     def phases(self) -> list[Phase]:
         """The one optimizer step."""

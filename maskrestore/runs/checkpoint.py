@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent: written beside, synced, renamed, with their sha256.
 
-One file holds everything, whatever the number of processes (engine.py): the main process writes it
-and every process reads it.
+One file holds everything, whatever the number of processes (distributed/engine.py): the main
+process writes it and every process reads it.
 """
 
 import io
@@ -125,8 +125,8 @@ class Saver:
         newest = _write(self._folder, num_images, encoded)
         prune(self._folder, self._config.keep_checkpoints, newest)
         seconds = time.monotonic() - began
-        found = describe(newest)
-        self.last = found and replace(found, seconds=seconds)
+        saved = describe(newest)
+        self.last = saved and replace(saved, seconds=seconds)
 
 
 def latest(
@@ -140,11 +140,11 @@ def latest(
     seen = gather({path.name for path in folder.glob("[0-9]" * 9)})
     passed_over: list[str] = []
     for name in sorted(set().union(*seen), reverse=True):
-        found = gather(_sha256_if_whole(folder / name))
-        if found[0] is not None and all(sha256 == found[0] for sha256 in found):
+        sums = gather(_sha256_if_whole(folder / name))
+        if sums[0] is not None and all(sha256 == sums[0] for sha256 in sums):
             return folder / name, passed_over
-        blind = [str(rank) for rank, sha256 in enumerate(found) if sha256 is None]
-        where = f" on process {', '.join(blind)} of {len(found)}" if len(found) > 1 else ""
+        blind = [str(rank) for rank, sha256 in enumerate(sums) if sha256 is None]
+        where = f" on process {', '.join(blind)} of {len(sums)}" if len(sums) > 1 else ""
         fault = f"is damaged or missing{where}" if blind else "differs between the processes"
         passed_over.append(f"checkpoint {folder / name} {fault}")
     return None, passed_over
@@ -153,8 +153,8 @@ def latest(
 def _sha256_if_whole(path: Path) -> str | None:
     try:
         facts = json.loads((path / MANIFEST).read_text())
-        found = file_sha256(path / STATE)
-        return found if found == facts["sha256"] else None
+        sha256 = file_sha256(path / STATE)
+        return sha256 if sha256 == facts["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

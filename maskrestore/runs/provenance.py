@@ -19,8 +19,8 @@ CODE = ("maskrestore/*.py", "launch/*.py", "shards/*.py", "configs/*.yaml", ":(g
 def commit() -> str | None:
     """The commit of this code, with +dirty for uncommitted changes; None outside a repository and
     outside a snapshot of one."""
-    found: str | None = facts()["commit"]
-    return found
+    described: str | None = facts()["commit"]
+    return described
 
 
 def facts() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
     else:
         described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
         commit = (described or "").strip() or None
-    packages = {each.name: each.version for each in distributions() if each.name}
+    packages = {package.name: package.version for package in distributions() if package.name}
     return {
         "commit": commit,
         "python": platform.python_version(),

@@ -45,19 +45,19 @@ def _lock_for_this_start(config: RunConfig) -> TextIO:
     """Where a node loses touch with SLURM, but not with the disk, SLURM starts the job elsewhere
     while its processes work on."""
     start, deadline = _slurm_start(), time.monotonic() + (config.health.watchdog_seconds or 86_400)
-    holder, asked = config.run / HOLDER, False
+    holder, has_asked = config.run / HOLDER, False
     while True:
         try:
             held = lock(config.run)
         except UserError:
             earlier = _read_holder(holder)
             is_ours = start and earlier and earlier[0] == start[0] and earlier[1] < start[1]
-            if not (is_ours or asked) or time.monotonic() > deadline:
+            if not (is_ours or has_asked) or time.monotonic() > deadline:
                 raise
-            if not asked:
+            if not has_asked:
                 print(f"{config.run}: waiting for an earlier start of this job to end", flush=True)
                 write_atomically(holder, " ".join(map(str, start or ())).encode())
-                asked = True
+                has_asked = True
             time.sleep(1)
             continue
         holder.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def _check_same(config: RunConfig) -> None:
 
 def inputs(config: RunConfig) -> dict[str, Any]:
     """sha256 of the files that the result depends on: data, image generator, VGG19's weights."""
-    found = {"data": data_sha256(read_manifest(config.data.shards))}
+    sha256s = {"data": data_sha256(read_manifest(config.data.shards))}
     files = {
         "generator.path": None if config.trains_generator else config.generator.path,
         "perceptual.weights": config.perceptual.weights,
@@ -148,8 +148,8 @@ def inputs(config: RunConfig) -> dict[str, Any]:
         if path is not None and not path.is_file():
             raise UserError(f"{name}={path}: there is no such file")
         if path is not None:
-            found[name] = file_sha256(path)
-    return found
+            sha256s[name] = file_sha256(path)
+    return sha256s
 
 
 def changed_inputs(config: RunConfig) -> list[str]:
@@ -186,8 +186,8 @@ def was_resumed_with_other_code(run: Path) -> bool:
 
 def left_out_shards(run: Path) -> list[str] | None:
     """Names of the damaged shards that the run works without; None if it has not begun."""
-    found: list[str] | None = _read_json(run / INPUTS, {}).get("left_out_shards")
-    return found
+    names: list[str] | None = _read_json(run / INPUTS, {}).get("left_out_shards")
+    return names
 
 
 def count_start(run: Path) -> int:
@@ -208,8 +208,8 @@ def passed_over(run: Path) -> list[tuple[int, int]]:
 
 def rollbacks(run: Path) -> list[dict[str, Any]]:
     """Each time that the run went back: "images" [from, to] to pass over, and the "reason"."""
-    found: list[dict[str, Any]] = _read_json(run / ROLLBACKS, [])
-    return found
+    entries: list[dict[str, Any]] = _read_json(run / ROLLBACKS, [])
+    return entries
 
 
 def add_rollback(run: Path, images: tuple[int, int], reason: str) -> None:

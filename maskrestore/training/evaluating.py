@@ -10,8 +10,7 @@ from maskrestore.distributed.processes import on_every_process
 from maskrestore.evaluation.evaluate import evaluate
 from maskrestore.evaluation.pictures import contact_sheet
 from maskrestore.evaluation.real_features import RealFeatures
-from maskrestore.models.frozen import FrozenGenerator
-from maskrestore.models.half_precision import in_precision
+from maskrestore.models.build import freeze
 from maskrestore.runs.metrics_file import was_evaluated
 from maskrestore.training.saving import Saving
 from maskrestore.training.setup import Run
@@ -57,8 +56,7 @@ class Evaluating:
         image_generator = run.image_generator
         if "generator" in whole:
             generator: Any = whole["generator"]
-            precision = config.distributed.frozen_precision
-            image_generator = in_precision(FrozenGenerator(generator), precision)
+            image_generator = freeze(config, generator, accelerator.device)
         rank, world_size = accelerator.process_index, accelerator.num_processes
         share = val_batches(config, rank, world_size, run.left_out_shards)
         metrics = evaluate(

@@ -19,12 +19,11 @@ from maskrestore.distributed.processes import (
     on_every_process,
     on_main_process,
 )
-from maskrestore.evaluation.evaluate import check_ready
+from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.perceptual import PerceptualLoss, make_features
 from maskrestore.models.weights import load_into
-from maskrestore.models.winograd import use_winograd
 from maskrestore.monitoring.health import Health
 from maskrestore.monitoring.log import RunLog
 from maskrestore.monitoring.meter import Meter
@@ -80,15 +79,9 @@ def make_objective(
     torch.manual_seed(config.seed)
     if not config.trains:
         return Objective()
-    objective: Objective
     if config.trains_generator:
-        objective = Synthesis(config, perceptual_loss)
-    else:
-        objective = Restoration(config, image_generator, perceptual_loss)
-    if config.distributed.precision == "winograd":
-        for network in objective.networks.values():
-            use_winograd(network)
-    return objective
+        return Synthesis(config, perceptual_loss)
+    return Restoration(config, image_generator, perceptual_loss)
 
 
 def left_out_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:

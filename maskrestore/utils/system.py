@@ -23,7 +23,7 @@ def keep_freed_memory(device_type: str) -> None:
 
 def set_up_torch() -> None:
     """PyTorch's environment; call it before torch is imported. Whatever is set already stays."""
-    # Its C++ side warns where nobody can filter it (of a choice of ours, in distributed.py, and of
+    # Its C++ side warns where nobody can filter it (of a choice of distributed/processes.py, and of
     # IPv6).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Large tensors on a CPU take huge pages: each new one costs a fault per page, which in small

@@ -69,6 +69,10 @@ def test_settings_that_contradict_each_other_are_refused_with_both_values() -> N
         (["seed=99999999999999999999"], "seed: input should be less than 9223372036854775808"),
         (["run="], "run=: write a value behind it"),
         (
+            ["distributed.precision=winograd"],
+            "distributed.precision: input should be 'fp32', 'bf16' or 'fp16', got 'winograd'",
+        ),
+        (
             ["loss=none", "baseline=bilinear"],
             "baseline=bilinear is for task=super_resolution, not task=densify",
         ),

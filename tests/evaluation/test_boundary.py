@@ -23,13 +23,13 @@ def scenes(count: int, height: int, width: int, seed: int) -> Map:
     rng = np.random.default_rng(seed)
     noise = [cv2.GaussianBlur(rng.random((height, width, 9)), (0, 0), 3) for _ in range(count)]
     ids = rng.choice(NUM_CLASSES, 9, replace=False).astype(np.uint8)
-    return np.stack([ids[each.argmax(2)] for each in noise])
+    return np.stack([ids[scores.argmax(2)] for scores in noise])
 
 
 def disturbed(maps: Map, seed: int) -> Map:
     """The maps moved a little, with spots of other labels."""
     rng = np.random.default_rng(seed)
-    moved = np.stack([np.roll(each, rng.integers(-3, 4, 2), (0, 1)) for each in maps])
+    moved = np.stack([np.roll(label_map, rng.integers(-3, 4, 2), (0, 1)) for label_map in maps])
     spots = rng.random(maps.shape) < 0.02
     return np.where(spots, rng.integers(0, NUM_CLASSES, maps.shape), moved).astype(np.uint8)
 
@@ -43,12 +43,12 @@ def official_band(mask: Map, width: int) -> NDArray[np.bool_]:
 
 def plain_contour(label_map: Map) -> NDArray[np.bool_]:
     height, width = label_map.shape
-    found = np.zeros(label_map.shape, bool)
+    at_border = np.zeros(label_map.shape, bool)
     for y in range(height):
         for x in range(width):
             around = label_map[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-            found[y, x] = (around != label_map[y, x]).any()
-    return found
+            at_border[y, x] = (around != label_map[y, x]).any()
+    return at_border
 
 
 def plain_figures(true: Map, restored: Map) -> dict[str, float]:
@@ -76,8 +76,8 @@ def plain_figures(true: Map, restored: Map) -> dict[str, float]:
             to_restored = far.min(1, initial=np.inf)[counted[t_contour]]
             to_true = far.min(0, initial=np.inf)[counted[r_contour]]
             for t in counts:
-                found = (to_restored <= t).sum(), to_restored.size
-                counts[t] += *found, (to_true <= t).sum(), to_true.size
+                met = (to_restored <= t).sum(), to_restored.size
+                counts[t] += *met, (to_true <= t).sum(), to_true.size
         if union:
             ious.append(shared / union)
         for t, (true_met, num_true, restored_met, num_restored) in counts.items():
@@ -86,8 +86,8 @@ def plain_figures(true: Map, restored: Map) -> dict[str, float]:
                 precision = restored_met / num_restored if num_restored else 0.0
                 both = precision + recall
                 scores[t].append(2 * precision * recall / both if precision and recall else 0.0)
-    found = {f"boundary_f{t}": float(np.mean(values)) for t, values in scores.items()}
-    return found | {"boundary_iou": float(np.mean(ious))}
+    means = {f"boundary_f{t}": float(np.mean(values)) for t, values in scores.items()}
+    return means | {"boundary_iou": float(np.mean(ious))}
 
 
 def figures(true: Tensor, restored: Tensor) -> dict[str, Any]:
@@ -100,10 +100,10 @@ def figures(true: Tensor, restored: Tensor) -> dict[str, Any]:
 def test_two_halves_two_pixels_apart() -> None:
     true, restored = torch.full((1, 4, 12), CAR), torch.full((1, 4, 12), CAR)
     true[..., :6], restored[..., :8] = ROAD, ROAD
-    found = figures(true, restored)
-    assert (found["boundary_f1"], found["boundary_f3"], found["boundary_f5"]) == (0, 1, 1)
+    values = figures(true, restored)
+    assert (values["boundary_f1"], values["boundary_f3"], values["boundary_f5"]) == (0, 1, 1)
     # Bands of 1 px, the image border too. Road: 16 and 20 px, 14 of both. Car: 16, 12 and 10.
-    assert found["boundary_iou"] == pytest.approx((14 / 22 + 10 / 18) / 2)
+    assert values["boundary_iou"] == pytest.approx((14 / 22 + 10 / 18) / 2)
 
 
 def test_precision_and_recall_are_counted_apart() -> None:
@@ -127,11 +127,11 @@ def test_pixels_whose_true_class_is_ignored_may_be_met_but_are_not_counted() -> 
     true, restored = torch.full((1, 8, 20), ROAD), torch.full((1, 8, 20), ROAD)
     true[:, 4, 4] = restored[:, 4, 4] = CAR
     true[..., 12:], restored[..., 14:] = VOID, CAR
-    found = figures(true, restored)
+    values = figures(true, restored)
     # Car: one spot, the same in both. Road: a ring of 8 around it; and 8 pixels along the void,
     # which the restored road leaves 2 px further, where nothing counts against it.
-    assert found["boundary_f1"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["boundary_f3"] == 1
+    assert values["boundary_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert values["boundary_f3"] == 1
     true[..., 12:] = CAR  # and without the void all of it counts
     assert figures(true, restored)["boundary_f1"] == pytest.approx((8 / 16 + 1 / 9) / 2)
 
@@ -143,32 +143,32 @@ def test_the_width_of_the_band_is_that_of_the_official_code() -> None:
 @pytest.mark.parametrize("width", [1, 2, 5, 11])
 def test_bands_are_the_official_erosion_of_each_class(width: int) -> None:
     maps = scenes(3, 30, 41, seed=0)
-    found = band(torch.from_numpy(maps), width, border=True).numpy()
-    for label_map, on_band in zip(maps, found, strict=True):
+    bands = band(torch.from_numpy(maps), width, border=True).numpy()
+    for label_map, on_band in zip(maps, bands, strict=True):
         for own in np.unique(label_map):
             mask = label_map == own
             assert np.array_equal(on_band & mask, official_band(mask.astype(np.uint8), width))
-    assert 0 < found.mean() <= 1
+    assert 0 < bands.mean() <= 1
 
 
 def test_contours_stop_at_the_border_of_the_image() -> None:
     maps = scenes(2, 20, 27, seed=1)
-    found = contour(torch.from_numpy(maps)).numpy()
-    assert np.array_equal(found, np.stack([plain_contour(each) for each in maps]))
+    contours = contour(torch.from_numpy(maps)).numpy()
+    assert np.array_equal(contours, np.stack([plain_contour(label_map) for label_map in maps]))
     assert not contour(torch.full((1, 5, 5), ROAD, dtype=torch.uint8)).any()
 
 
 def test_contours_met_are_those_of_the_distances_between_all_pixels() -> None:
     true, restored = scenes(2, 25, 33, seed=2), disturbed(scenes(2, 25, 33, seed=2), seed=3)
     levels = contours_met(torch.from_numpy(true), torch.from_numpy(restored), (1, 3, 5))
-    for maps, others, found in ((true, restored, levels[0]), (restored, true, levels[1])):
+    for maps, others, met in ((true, restored, levels[0]), (restored, true, levels[1])):
         for n, label_map in enumerate(maps):
             other, expected = plain_contour(others[n]), np.zeros(label_map.shape)
             for y, x in np.argwhere(plain_contour(label_map)):
                 same = np.argwhere(other & (others[n] == label_map[y, x]))
                 nearest = np.hypot(*(same - (y, x)).T).min() if len(same) else np.inf
                 expected[y, x] = 1 + sum(nearest <= tolerance for tolerance in (1, 3, 5))
-            assert np.array_equal(found[n].numpy(), expected)
+            assert np.array_equal(met[n].numpy(), expected)
     assert set(levels[0].unique().tolist()) == {0, 1, 2, 3, 4}
 
 
@@ -183,9 +183,9 @@ def test_maps_smaller_than_a_tolerance() -> None:
 def test_figures_are_those_of_plain_loops_over_classes(size: tuple[int, int]) -> None:
     true = scenes(3, *size, seed=4)
     restored = disturbed(true, seed=5)
-    found = figures(torch.from_numpy(true), torch.from_numpy(restored))
+    values = figures(torch.from_numpy(true), torch.from_numpy(restored))
     expected = plain_figures(true, restored)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-12)
     assert 0.1 < expected["boundary_f1"] < expected["boundary_f3"] < expected["boundary_f5"] < 1
     ignored = ~np.isin(true, EVALUATED_IDS)
     assert 0.05 < ignored.mean() < 0.95

@@ -148,8 +148,8 @@ def test_calibration_error_is_that_of_a_loop_over_bins() -> None:
         if inside.any():
             accuracy = (restored == true)[inside].mean()
             expected += inside.mean() * abs(accuracy - confidence[inside].mean(dtype=np.float64))
-    found = counted(keys, tensors, [0, 1], [2, 3, 4]).compute()
-    assert found["ece"] == pytest.approx(expected, abs=1e-6)
+    values = counted(keys, tensors, [0, 1], [2, 3, 4]).compute()
+    assert values["ece"] == pytest.approx(expected, abs=1e-6)
     assert counted(keys, tensors[:3], [0, 1]).compute()["ece"] is None
 
 
@@ -219,8 +219,8 @@ def test_what_no_sample_has_gets_no_interval() -> None:
     assert figures["intervals"]["accu"] == [1, 1]
     # One sample of two has unannotated pixels: a figure in most resamples, though not in all.
     annotated = torch.tensor([True, False])[:, None, None].expand(2, 4, 4)
-    found = segmentation_figures(true[:2], true[:2], annotated)["intervals"]
-    assert found["accu_unannotated"] == [1, 1]
+    intervals = segmentation_figures(true[:2], true[:2], annotated)["intervals"]
+    assert intervals["accu_unannotated"] == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
@@ -238,12 +238,12 @@ def test_kinds_of_damage_are_told_apart() -> None:
     for batch in ([3, 1, 0], [4, 2]):
         parts = [tensor[batch] for tensor in tensors]
         metric.update([keys[n] for n in batch], *parts, [kinds[n] for n in batch])
-    found = metric.compute()["by_degradation"]
+    by_kind = metric.compute()["by_degradation"]
     names = ("accu", "accu19", "miou19", "num_samples")
     for kind, batch in (("drop", [1, 2, 4]), ("labels", [0, 3])):
         alone = counted(keys, tensors, batch).compute()
-        assert found[kind] == {name: alone[name] for name in names}
-    assert list(found) == ["drop", "labels"]
+        assert by_kind[kind] == {name: alone[name] for name in names}
+    assert list(by_kind) == ["drop", "labels"]
     assert counted(keys, tensors, [0]).compute()["by_degradation"] is None
 
 

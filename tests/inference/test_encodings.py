@@ -108,8 +108,10 @@ def test_a_palette_of_greys_holds_ids() -> None:
         ([("blank.png", grey(0, 0))], "ids"),
     ],
 )
-def test_the_encoding_of_grey_masks_is_found(named: list[tuple[str, Picture]], found: str) -> None:
-    assert detect(named) == found
+def test_the_encoding_of_grey_masks_is_found(
+    named: list[tuple[str, Picture]], encoding: str
+) -> None:
+    assert detect(named) == encoding
 
 
 @pytest.mark.parametrize(

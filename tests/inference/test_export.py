@@ -26,7 +26,7 @@ def run_export(run: Path, output: Path, *more: str) -> subprocess.CompletedProce
 
 
 def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", "condition=mask_image", "distributed.precision=winograd")
+    run = make_run(tmp_path / "run", "condition=mask_image", "distributed.precision=bf16")
     out = tmp_path / "out"
     metrics = {"accu": 0.8125, "ece": 0.0625, "fd_lite0": 12.5, "miou19": None, "num_samples": 5}
     (run / "result.json").write_text(
@@ -44,12 +44,12 @@ def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_p
     ids, image = draw_mask(tmp_path / "a.png"), draw_image(tmp_path / "b.png")
     program = torch.export.load(out / "model.pt2").module()
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
-    found = program(torch.from_numpy(ids.copy())[None].long(), pixels)[0].softmax(0)
-    assert torch.allclose(found, probabilities_of(run, ids, image), atol=1e-4)
+    probabilities = program(torch.from_numpy(ids.copy())[None].long(), pixels)[0].softmax(0)
+    assert torch.allclose(probabilities, probabilities_of(run, ids, image), atol=1e-4)
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     given = {"label_map": ids[None].astype(np.int64), "image": pixels.numpy()}
     (logits,) = session.run(None, given)
-    assert np.allclose(torch.from_numpy(logits[0]).softmax(0), found, atol=1e-4)
+    assert np.allclose(torch.from_numpy(logits[0]).softmax(0), probabilities, atol=1e-4)
     card = (out / "README.md").read_text()
     for text in (
         "Of 5 val samples (camvid)",

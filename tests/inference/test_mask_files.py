@@ -33,11 +33,11 @@ def test_names_in_capitals_and_links_to_nothing_count(tmp_path: Path) -> None:
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
     (tmp_path / "folder.png").mkdir()
     draw_mask(tmp_path / ".hidden.png")
-    found, _ = find_masks(tmp_path, None)
-    assert [mask.name for mask in found] == ["A.PNG", "gone.png", "self.png"]
-    assert found[0].restored == "A_restored.png"
+    masks, _ = find_masks(tmp_path, None)
+    assert [mask.name for mask in masks] == ["A.PNG", "gone.png", "self.png"]
+    assert masks[0].restored == "A_restored.png"
     with pytest.raises(UserError, match=r"gone.png: No such file"):
-        read_picture(found[1].path)
+        read_picture(masks[1].path)
 
 
 def test_two_masks_that_would_become_one_file_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""restore_folder.py: whose an output folder is, and which files in it."""
+"""output/folder.py: whose an output folder is, and which files in it."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import pytest
 from masks import draw_mask
 
 from maskrestore.inference.mask_files import MaskFile, find_masks
-from maskrestore.inference.output_folder import RestoreFolder, stamp
+from maskrestore.inference.output.folder import OutputFolder
+from maskrestore.inference.output.journal import count_done
 from maskrestore.utils.errors import UserError
 
 FACTS = {"commit": None}
@@ -23,21 +24,21 @@ def masks(tmp_path: Path) -> list[MaskFile]:
     return find_masks(tmp_path / "in", None)[0]
 
 
-def folder_of(tmp_path: Path, part: str = "0/1", **identity: Any) -> RestoreFolder:
-    return RestoreFolder(tmp_path / "out", part, 0, {"fit": "resize", **identity})
+def folder_of(tmp_path: Path, part: str = "0/1", **identity: Any) -> OutputFolder:
+    return OutputFolder(tmp_path / "out", part, 0, {"fit": "resize", **identity})
 
 
 def claim(
-    folder: RestoreFolder, masks: Sequence[MaskFile], augment: bool = False, overwrite: bool = False
+    folder: OutputFolder, masks: Sequence[MaskFile], augment: bool = False, overwrite: bool = False
 ) -> ExitStack:
     return folder.claim(masks, augment, FACTS, overwrite)
 
 
-def finish(folder: RestoreFolder, mask: MaskFile, augment: bool) -> None:
-    folder.note(mask, "begun")
+def finish(folder: OutputFolder, mask: MaskFile, augment: bool) -> None:
+    folder.journal.note(mask, "begun")
     for name in mask.outputs(augment).values():
         (folder.folder / name).write_text("ours")
-    folder.note(mask, "done", stamp=stamp(mask), row={})
+    folder.journal.note(mask, "done", stamp=mask.stamp(), row={})
 
 
 def test_a_file_at_a_name_that_failed_before_is_still_somebody_else_s(
@@ -45,7 +46,7 @@ def test_a_file_at_a_name_that_failed_before_is_still_somebody_else_s(
 ) -> None:
     folder = folder_of(tmp_path)
     with claim(folder, masks):
-        folder.note(masks[0], "failed", problem="cut off")
+        folder.journal.note(masks[0], "failed", problem="cut off")
         finish(folder, masks[1], False)
     (tmp_path / "out/a_restored.png").write_text("mine")
     with pytest.raises(UserError, match=r"did not write: 1\n  a_restored.png"):
@@ -118,3 +119,4 @@ def test_lines_of_a_journal_that_are_none_are_passed_over(
         with open(journal, "a") as file:
             file.write('3\nnull\n{"file": "b.png"}\n' + json.dumps({"time": 1}) + "\n{")
         assert folder.done(masks, False) == {"a.png"}
+        assert [count_done(tmp_path / "out", part) for part in ("0/1", "0/2")] == [1, 0]

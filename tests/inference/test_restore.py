@@ -82,12 +82,12 @@ def test_masks_of_the_models_size_come_out_as_the_network_says(run: Path, tmp_pa
 def test_the_precision_is_the_runs_unless_another_is_given(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "distributed.precision=bf16")
     draw_mask(tmp_path / "in/a.png")
-    found = {}
+    confidence = {}
     for name, more in (("own", []), ("bf16", ["precision=bf16"]), ("fp32", ["precision=fp32"])):
         done = restore(run, tmp_path / "in", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr
-        found[name] = (tmp_path / name / "a_confidence.png").read_bytes()
-    assert found["own"] == found["bf16"] != found["fp32"]
+        confidence[name] = (tmp_path / name / "a_confidence.png").read_bytes()
+    assert confidence["own"] == confidence["bf16"] != confidence["fp32"]
     again = restore(run, tmp_path / "in", tmp_path / "own", "precision=bf16")
     assert "done before: 1" in again.stdout
 

@@ -74,9 +74,9 @@ def test_a_network_that_is_equal_everywhere_leaves_no_seam(
     size: tuple[int, int], overlap: float
 ) -> None:
     label_map = random_map(*size)
-    found = through_tiles(Tiles(label_map, (32, 64), overlap), by_pixel)
+    decision = through_tiles(Tiles(label_map, (32, 64), overlap), by_pixel)
     whole = decide(by_pixel(label_map).softmax(0), label_map)
-    for part, expected in zip(found, whole, strict=True):
+    for part, expected in zip(decision, whole, strict=True):
         assert torch.equal(part, expected)
 
 
@@ -86,8 +86,8 @@ def test_what_a_tile_sees_wrongly_at_its_border_is_outweighed() -> None:
     expected = decide(blurred(label_map).softmax(0), label_map).confidence.int()
 
     def worst(overlap: float) -> int:
-        found = through_tiles(Tiles(label_map, (32, 64), overlap), blurred)[1].int()
-        inner = (found - expected)[2:-2, 2:-2]
+        confidence = through_tiles(Tiles(label_map, (32, 64), overlap), blurred)[1].int()
+        inner = (confidence - expected)[2:-2, 2:-2]
         return int(inner.abs().max())
 
     assert worst(0.0) > 30

@@ -1,4 +1,4 @@
-"""review.py: where a person should look."""
+"""uncertain_regions.py: where a person should look."""
 
 import numpy as np
 
@@ -40,8 +40,8 @@ def test_the_overlay_tells_added_kept_and_contradicted_apart() -> None:
     restored = np.array([[7, 7, 26]], np.uint8)
     added, contradicted = np.array([[False, True, False]]), np.array([[False, False, True]])
     road = np.array(LABELS[7].color)
-    found = overlay(restored, added, contradicted, None)
-    assert found.tolist() == [[road.tolist(), (road // 2 + 127).tolist(), [255, 0, 255]]]
+    pixels = overlay(restored, added, contradicted, None)
+    assert pixels.tolist() == [[road.tolist(), (road // 2 + 127).tolist(), [255, 0, 255]]]
     image = np.full((1, 3, 3), 200, np.uint8)
     assert (
         overlay(restored, added, contradicted, image)[0, 1].tolist() == (road // 2 + 100).tolist()

@@ -102,10 +102,7 @@ def test_draws_no_random_numbers() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "winograd"])
-def test_in_less_precision_its_gradient_is_as_close_as_that_of_plain_autocast(
-    precision: str,
-) -> None:
+def test_in_less_precision_its_gradient_is_as_close_as_that_of_plain_autocast() -> None:
     generator = trained_generator((64, 64))
     segmap = torch.rand(2, 6, 64, 64)
     reference = plain(generator)
@@ -114,7 +111,7 @@ def test_in_less_precision_its_gradient_is_as_close_as_that_of_plain_autocast(
     def cosine(gradient: Tensor) -> float:
         return float(F.cosine_similarity(gradient.double().flatten(), exact.flatten(), 0))
 
-    _, ours = output_and_gradient(in_precision(FrozenGenerator(generator), precision), segmap)
+    _, ours = output_and_gradient(in_precision(FrozenGenerator(generator), "bf16"), segmap)
     with torch.autocast("cpu", torch.bfloat16):
         _, theirs = output_and_gradient(reference, segmap)
     assert 0.5 < cosine(theirs) < 1

@@ -132,11 +132,11 @@ def mask_gradients(
     loss = F.l1_loss(image.float(), real_image)
     if features is not None:
         loss = loss + PerceptualLoss(wrap(features), TAP_WEIGHTS)(image, real_image)
-    found = [
+    gradients = [
         torch.autograd.grad(loss * magnitude, logits, retain_graph=True)[0].double()
         for magnitude in magnitudes
     ]
-    return found, image.detach()
+    return gradients, image.detach()
 
 
 def input_gradient(
@@ -154,9 +154,9 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return (a * b).sum().item() / norms if norms else 0.0
 
 
-def survives(found: Tensor, expected: Tensor) -> bool:
+def survives(gradient: Tensor, expected: Tensor) -> bool:
     """Its direction and its length."""
-    return cosine(found, expected) > 0.9995 and 0.95 < found.norm() / expected.norm() < 1.05
+    return cosine(gradient, expected) > 0.9995 and 0.95 < gradient.norm() / expected.norm() < 1.05
 
 
 @HALVES
@@ -166,9 +166,9 @@ def test_the_gradient_survives_at_every_magnitude(
 ) -> None:
     features = None if terms == "l1" else lite0
     magnitudes = [1.0, *MAGNITUDES]
-    found, _ = mask_gradients(in_half(dtype), generator, features, magnitudes)
+    gradients, _ = mask_gradients(in_half(dtype), generator, features, magnitudes)
     (expected,), _ = mask_gradients(forward_in(dtype), generator, features, [1.0])
-    for magnitude, gradient in zip(magnitudes, found, strict=True):
+    for magnitude, gradient in zip(magnitudes, gradients, strict=True):
         assert survives(gradient / magnitude, expected), magnitude
 
 
@@ -178,7 +178,7 @@ def test_so_it_does_through_vgg19(vgg: VGG19Features, dtype: torch.dtype) -> Non
     torch.manual_seed(0)
     image, real_image = torch.rand(2, 1, 3, 32, 32) * 2 - 1
     magnitude = 32 * 32 / (8 * 512 * 1024)
-    found, expected = (
+    gradient, expected = (
         input_gradient(
             PerceptualLoss(wrap(dtype)(vgg), TAP_WEIGHTS),
             image,
@@ -187,23 +187,23 @@ def test_so_it_does_through_vgg19(vgg: VGG19Features, dtype: torch.dtype) -> Non
         )
         for wrap in (in_half, forward_in)
     )
-    assert survives(found, expected)
+    assert survives(gradient, expected)
 
 
 def test_without_the_scaling_it_does_not(generator: FrozenGenerator) -> None:
-    found, _ = mask_gradients(plain_casts, generator, None, MAGNITUDES)
+    gradients, _ = mask_gradients(plain_casts, generator, None, MAGNITUDES)
     (expected,), _ = mask_gradients(forward_in(torch.float16), generator, None, [1.0])
-    assert all(cosine(gradient, expected) < 0.9 for gradient in found)
+    assert all(cosine(gradient, expected) < 0.9 for gradient in gradients)
 
 
 @HALVES
 def test_close_to_fp32_forward_and_backward(generator: FrozenGenerator, dtype: torch.dtype) -> None:
     """bf16 keeps 8 bits and fp16 11; the error of the image is relative to how it varies."""
-    (found,), image = mask_gradients(in_half(dtype), generator, None, [1.0])
+    (gradient,), image = mask_gradients(in_half(dtype), generator, None, [1.0])
     (expected,), of_fp32 = mask_gradients(lambda network: network, generator, None, [1.0])
     bits, least = (8, 0.99) if dtype == torch.bfloat16 else (11, 0.999)
     assert (image - of_fp32).norm() < 8 * 2**-bits * (of_fp32 - of_fp32.mean()).norm()
-    assert cosine(found, expected) > least
+    assert cosine(gradient, expected) > least
 
 
 @HALVES
@@ -234,11 +234,11 @@ def test_powers_of_two_go_through_exactly(small: FrozenGenerator, segmap: Tensor
     expected = input_gradient(half, segmap)
     assert expected.any()
     for factor in (2.0**16, 2.0**-9, 2.0**60, 2.0**-60):
-        found = input_gradient(half, segmap, lambda y, factor=factor: y.mean() * factor)
-        assert torch.equal(found / factor, expected)
+        gradient = input_gradient(half, segmap, lambda y, factor=factor: y.mean() * factor)
+        assert torch.equal(gradient / factor, expected)
     for factor, scale in ((1e-41, 2.0**126), (1e34, 2.0**-113)):  # fp32's own limits
-        found = input_gradient(half, segmap, lambda y, factor=factor: y.sum() * factor)
-        assert found.isfinite().all()
+        gradient = input_gradient(half, segmap, lambda y, factor=factor: y.sum() * factor)
+        assert gradient.isfinite().all()
         assert half.scale == scale
     unscaled = HalfPrecision(copy.deepcopy(small), torch.bfloat16)
     input_gradient(unscaled, segmap)
@@ -252,8 +252,8 @@ def test_zeros_stay_zeros_and_what_is_not_finite_stays_so(
     half = HalfPrecision(copy.deepcopy(small), torch.float16)
     assert not input_gradient(half, segmap, lambda y: y.sum() * 0).any()
     for factor in (torch.inf, torch.nan):
-        found = input_gradient(half, segmap, lambda y, factor=factor: (y * factor).sum())
-        assert not found.isfinite().all()
+        gradient = input_gradient(half, segmap, lambda y, factor=factor: (y * factor).sum())
+        assert not gradient.isfinite().all()
     assert input_gradient(half, segmap).isfinite().all()
 
 
@@ -284,14 +284,14 @@ def test_an_overflow_inside_lowers_the_scale_until_it_passes() -> None:
     expected = input_gradient(network, x, lambda y: (y * weights).mean())
     seen = []
     for _ in range(6):
-        found = input_gradient(half, x, lambda y: (y * weights).mean())
-        finite = found.isfinite().all()
+        gradient = input_gradient(half, x, lambda y: (y * weights).mean())
+        finite = gradient.isfinite().all()
         seen.append((bool(finite), int(half.exponent)))
         half.update(finite)
     assert not any(p.requires_grad for p in half.parameters())
     assert seen[0] == (False, START_EXPONENT)
     assert seen[-1] == seen[-2] == (True, START_EXPONENT - 6)
-    assert cosine(found, expected) > 0.999
+    assert cosine(gradient, expected) > 0.999
 
 
 def test_the_exponent_falls_fast_rises_slowly_and_goes_on_after_a_resume() -> None:

@@ -34,17 +34,17 @@ def test_shapes(size: tuple[int, int]) -> None:
 
 def fused(plain: PlainMaskGenerator, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights (or gradients) of the plain module by the fused one's names."""
-    found = {name: tensor for name, tensor in state.items() if ".norm_" not in name}
+    renamed = {name: tensor for name, tensor in state.items() if ".norm_" not in name}
     for name, block in plain.named_children():
         if isinstance(block, PlainBlock):
             ends = "01s" if block.learned_shortcut else "01"
             for kind in ("weight", "bias"):
                 parts = [state[f"{name}.norm_{end}.mlp_shared.0.{kind}"] for end in ends]
-                found[f"{name}.shared.{kind}"] = torch.cat(parts)
+                renamed[f"{name}.shared.{kind}"] = torch.cat(parts)
                 for end in ends:
                     parts = [state[f"{name}.norm_{end}.mlp_{x}.{kind}"] for x in ("gamma", "beta")]
-                    found[f"{name}.modulation_{end}.{kind}"] = torch.cat(parts)
-    return found
+                    renamed[f"{name}.modulation_{end}.{kind}"] = torch.cat(parts)
+    return renamed
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
@@ -64,9 +64,9 @@ def test_equals_the_plain_module_in_output_and_gradients(size: tuple[int, int]) 
     torch.testing.assert_close(logits, expected)
     for result in (logits, expected):
         F.cross_entropy(result, label_map).backward()
-    wanted = fused(plain, {name: p.grad for name, p in plain.named_parameters()})
+    gradients = fused(plain, {name: p.grad for name, p in plain.named_parameters()})
     for name, parameter in fast.named_parameters():
-        torch.testing.assert_close(parameter.grad, wanted[name], msg=name)
+        torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

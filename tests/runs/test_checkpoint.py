@@ -72,8 +72,8 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
         manifest.unlink()
     else:
         manifest.write_text("{" if damage == "bad" else "[1]")
-    found, faults = checkpoint.latest(tmp_path)
-    assert found == tmp_path / "000000008"
+    newest, faults = checkpoint.latest(tmp_path)
+    assert newest == tmp_path / "000000008"
     assert faults == [f"checkpoint {newest} is damaged or missing"]
 
 
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
-        "from maskrestore import checkpoint\n"
+        "from maskrestore.runs import checkpoint\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try: checkpoint.save(Path(sys.argv[1]), 16, {'weight': torch.zeros(100_000)})\n"
@@ -102,7 +102,7 @@ KILLED_SAVE = """
 import os, shutil, signal, sys
 from pathlib import Path
 import torch
-from maskrestore import checkpoint
+from maskrestore.runs import checkpoint
 
 folder, calls = Path(sys.argv[1]), 0
 

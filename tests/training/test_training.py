@@ -15,8 +15,6 @@ from tiny_runs import Words, lines_of, losses_of, run_ranks, run_train, torchrun
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import val_batches
-from maskrestore.evaluation.evaluate import evaluate_run
-from maskrestore.models.build import load_mask_generator
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import load_spade_generator, load_weights, save_spade_generator
@@ -193,22 +191,6 @@ def test_bf16_trains_close_to_fp32(words: Words, tmp_path: Path) -> None:
     ):
         assert bf16 == pytest.approx(fp32, rel=0.05)
         assert bf16 != fp32
-
-
-@pytest.mark.slow
-def test_winograd_trains_close_to_fp32_and_is_evaluated_so(words: Words, tmp_path: Path) -> None:
-    more = ("loss=ce_l1", "training.num_images=16")
-    train(load_config(words("fp32", *more)))
-    own = ("distributed.precision=winograd", "distributed.frozen_precision=winograd")
-    result = train(load_config(words("winograd", *more, *own)))
-    assert result["protocol"]["precision"] == "winograd"
-    both = zip(losses_of(tmp_path / "fp32"), losses_of(tmp_path / "winograd"), strict=True)
-    for (_, fp32), (_, fast) in both:
-        assert fast == pytest.approx(fp32, rel=2e-3)
-    assert losses_of(tmp_path / "fp32") != losses_of(tmp_path / "winograd")
-    again = evaluate_run(load_config(words("winograd", *more, *own)), write=False)
-    assert again["accu"] == result["metrics"]["accu"]
-    assert load_mask_generator(load_config(words("winograd", *more, *own))).conv_logits.winograd
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskrestore.config.run import load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import training_batches
-from maskrestore.evaluation.evaluate import evaluate_run
+from maskrestore.evaluation.finished_run import evaluate_run
 from maskrestore.models.build import load_mask_generator
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.weights import load_weights

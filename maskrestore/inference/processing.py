@@ -1,0 +1,116 @@
+"""What happens to a mask before the networks, and to their answers after them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrestore.config.inference import Encoding, RestoreConfig
+from maskrestore.config.run import RunConfig
+from maskrestore.data.labels import UNANNOTATED
+from maskrestore.data.png import read_image
+from maskrestore.inference.encodings import Pixels, from_ids, to_ids
+from maskrestore.inference.mask_files import MaskFile, read_picture
+from maskrestore.inference.networks import Networks
+from maskrestore.inference.tiling import (
+    Pieces,
+    Shrunk,
+    Tiles,
+    fit_tiles,
+    fit_whole,
+    repeat,
+    resize_nearest,
+)
+from maskrestore.inference.uncertain_regions import figures, overlay
+from maskrestore.utils.errors import UserError
+
+
+@dataclass
+class OpenMask:
+    """A mask that was read. given: uint8 [H,W] ids at the size of the restored one; image: uint8
+    [H,W,3] or None; fitted takes the logits of the pieces; stamp: of the files when they were
+    read; num_left: pieces without logits."""
+
+    file: MaskFile
+    given: Tensor
+    image: Pixels | None
+    fitted: Tiles | Shrunk
+    pieces: Pieces
+    stamp: list[int]
+    num_left: int
+
+
+class Processor:
+    """Reads masks into pieces of the network's size, and makes files of what comes back."""
+
+    def __init__(self, config: RestoreConfig, run: RunConfig, encoding: Encoding) -> None:
+        self._config, self._run, self._encoding = config, run, encoding
+        self._keeps_annotated = config.keeps_annotated(run)
+        self._factor = run.degrade.factor if run.task == "super_resolution" else 1
+
+    def open(self, file: MaskFile) -> OpenMask:
+        """UserError names the file and what is wrong with it."""
+        stamp = file.stamp()
+        try:
+            ids = torch.from_numpy(to_ids(read_picture(file.path), self._encoding).copy())
+        except ValueError as error:
+            raise UserError(f"{file.path}: {error}") from error
+        given = repeat(ids, self._factor)
+        image = self._read_image(file, given.shape)
+        fitted, pieces = self._fit(ids, image if self._run.image_channels else None)
+        return OpenMask(file, given, image, fitted, pieces, stamp, len(fitted))
+
+    def _read_image(self, file: MaskFile, size: Sequence[int]) -> Pixels | None:
+        if self._config.images is None:
+            return None
+        if file.image is None:
+            raise UserError(f"{file.path}: there is no picture {file.images[0]}")
+        image = read_image(file.image)
+        if image.shape[:2] != size:
+            raise UserError(
+                f"{file.path}: its picture {file.image} is {_by(image.shape)}, the restored "
+                f"mask will be {_by(size)} (height x width)"
+            )
+        return image
+
+    def _fit(self, ids: Tensor, image: Pixels | None) -> tuple[Tiles | Shrunk, Pieces]:
+        size, factor = self._run.data.height_width, self._factor
+        if self._config.fit == "tile":
+            return fit_tiles(ids, image, size, factor, self._config.overlap)
+        sampling = self._run.degrade.sampling if factor > 1 else "center"
+        return fit_whole(ids, image, size, factor, sampling)
+
+    def finish(
+        self, mask: OpenMask, networks: Networks
+    ) -> tuple[dict[str, Pixels], dict[str, Any]]:
+        """{kind: pixels of the file to be written}, and the line of the summary, once all logits
+        were added."""
+        height, width = mask.given.shape
+        labels, confidence, confidence_given = (
+            part[:height, :width].numpy() for part in mask.fitted.finish()
+        )
+        given = mask.given.numpy()
+        annotated = np.full_like(given, True, dtype=bool)
+        if self._factor == 1:
+            annotated = given != UNANNOTATED
+        contradicted = annotated & (labels != given)
+        if self._keeps_annotated:
+            labels = np.where(annotated, given, labels)
+            confidence = np.where(annotated, confidence_given, confidence)
+        files = {
+            "restored": from_ids(labels, self._encoding),
+            "confidence": np.ascontiguousarray(confidence),
+            "overlay": overlay(labels, ~annotated, contradicted, mask.image),
+        }
+        if self._config.augment:
+            small = resize_nearest(torch.from_numpy(labels), self._run.data.height_width)
+            files["synthesized"] = networks.synthesize(small)
+            files["synthesized_mask"] = from_ids(small.numpy(), self._encoding)
+        return files, figures(annotated, contradicted, confidence, self._config.regions)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
