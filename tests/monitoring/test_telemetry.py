@@ -335,7 +335,7 @@ def by_run(address: str) -> dict[str, dict[str, float]]:
 def test_a_sign_of_life_comes_with_each_step_and_each_evaluated_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maskrestore.monitoring.telemetry.TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr("maskrestore.monitoring.endpoint.TOUCH_SECONDS", 0.0)
     with telemetry(tmp_path) as told:
         told.begin(0, 0, [], [])
         [path] = (tmp_path / "targets").glob("*.json")
