@@ -149,12 +149,12 @@ class Exporter:
             child.inc(amount)
 
     def set_total(self, name: str, total: float, **labels: str) -> None:
-        """Count on to a total that is counted elsewhere; it never falls."""
-        child = self._child(name, labels)
-        if child is not None:
-            before = self._totals.get((name, *labels.values()), 0.0)
-            child.inc(total - before)
-            self._totals[name, *labels.values()] = total
+        """Count on to a total that is counted elsewhere; a smaller one changes nothing."""
+        key = (name, *labels.values())
+        more = total - self._totals.get(key, 0.0)
+        if more >= 0:
+            self.add(name, more, **labels)
+            self._totals[key] = total
 
     def observe(self, name: str, values: Iterable[float]) -> None:
         """Add values to a histogram."""
