@@ -174,8 +174,8 @@ class Meter:
         # Weights that DeepSpeed has cut up (ZeRO-3) know what they were.
         size = getattr(layer.weight, "ds_numel", layer.weight.numel())
         once = 2.0 * output.numel() * size / layer.out_channels
-        wanted = [any(x.requires_grad for x in inputs), layer.weight.requires_grad]
-        self._flops += once * (1 + sum(wanted) * torch.is_grad_enabled())
+        needs_gradient = [any(x.requires_grad for x in inputs), layer.weight.requires_grad]
+        self._flops += once * (1 + sum(needs_gradient) * torch.is_grad_enabled())
 
 
 def peak_flops(device: torch.device, given: float) -> float:

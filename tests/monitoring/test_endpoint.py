@@ -28,8 +28,8 @@ def test_the_next_free_port_is_taken(tmp_path: Path, make_telemetry: MakeTelemet
         port = busy.getsockname()[1]
         with make_telemetry(f"telemetry.port={port}"):
             [(address, _)] = targets_in(tmp_path / "targets")
-            found = int(address.rpartition(":")[2])
-            assert port < found < port + exporter.MOST_PORTS
+            taken = int(address.rpartition(":")[2])
+            assert port < taken < port + exporter.MOST_PORTS
             assert value(scrape(address), "starts_total") == 1
 
 

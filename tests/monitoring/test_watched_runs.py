@@ -120,7 +120,7 @@ def test_names_that_need_escaping(words: Words, tmp_path: Path) -> None:
     ranks = start_ranks(words(name, *LONG, "loss=ce"), 1)
     [series] = wait_for(tmp_path / "targets", 1, ranks, seen_images=8)
     [(_, labels)] = targets_in(tmp_path / "targets")
-    [info] = [dict(key) for found, key in series if found == "run_info"]
+    [info] = [dict(key) for metric, key in series if metric == "run_info"]
     assert labels["run"] == info["run"] == name
     stop(ranks)
 
@@ -207,9 +207,9 @@ def test_final_figures_go_to_a_pushgateway_and_old_ones_go_away(
         stop(ranks)
         shutil.rmtree(tmp_path / "run")
         assert short(words, f"telemetry.pushgateway=http://{address}").returncode == 0
-        found = by_run(address)
-        assert found["run"].keys() >= {"accu", "miou19"}
-        assert found["other"] == {"accu": 0.5}
+        figures = by_run(address)
+        assert figures["run"].keys() >= {"accu", "miou19"}
+        assert figures["other"] == {"accu": 0.5}
     finally:
         gateway.kill()
         gateway.wait()
@@ -217,9 +217,9 @@ def test_final_figures_go_to_a_pushgateway_and_old_ones_go_away(
 
 def by_run(address: str) -> dict[str, dict[str, float]]:
     """What a Pushgateway holds: run -> metric -> value."""
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for (name, key), number in scrape(address).items():
         labels = dict(key)
         if name == "eval":
-            found.setdefault(labels["run"], {})[labels["metric"]] = number
-    return found
+            figures.setdefault(labels["run"], {})[labels["metric"]] = number
+    return figures
