@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from launch.grid.state import ERROR, Progress, progress_in, state_in
+from maskrestore.runs.metrics_file import METRICS
 from maskrestore.runs.result import read_result
 from maskrestore.utils.errors import UserError
 
@@ -56,7 +57,7 @@ class RunList:
         for folder in _run_folders(self._folder, listing.left_out):
             try:
                 run, mistake = self._describe(folder)
-            except GARBAGE as error:
+            except (UserError, *GARBAGE) as error:
                 listing.left_out.append(f"{_name(folder)}: {error!r}")
                 continue
             listing.runs.append(run)
@@ -65,7 +66,7 @@ class RunList:
         return listing
 
     def _describe(self, folder: Path) -> tuple[dict[str, Any], str]:
-        progress = self._cached(folder / "metrics.jsonl", lambda _: progress_in(folder))
+        progress = self._cached(folder / METRICS, lambda _: progress_in(folder))
         progress = progress or Progress(0, 0, {})
         state: str = state_in(folder, progress).kind
         run = {
@@ -75,7 +76,7 @@ class RunList:
             "num_images": progress.num_images,
             "total_images": progress.total_images,
             "progress": 1.0 if state == "done" else _share(progress),
-            "changed": _changed(folder / "metrics.jsonl"),
+            "changed": _changed(folder / METRICS),
             "starts": self._cached(folder / "starts", _read_number) or 0,
             "error": "",
             "figures": {},

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launch.grid.cells import Cell, Grid
 from launch.grid.missing_shards import has_shards
 from maskrestore.config.data import DataConfig
-from maskrestore.runs.metrics_file import _last_lines
+from maskrestore.runs.metrics_file import newest_first
 from maskrestore.runs.result import read_result
 from maskrestore.runs.resume_check import differing_keys, read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
@@ -50,15 +50,18 @@ def read_progress(cell: Cell) -> Progress:
 
 def progress_in(folder: Path) -> Progress:
     """The same for any run folder: its size is what metrics.jsonl says itself, or else 0."""
-    num_images = total_images = 0
-    speed = 0.0
-    losses: dict[str, float] = {}
-    for line in _last_lines(folder / "metrics.jsonl"):
-        seen, total = line.get("num_images"), line.get("total_images")
-        num_images = seen if isinstance(seen, int) else num_images
-        total_images = total if isinstance(total, int) else total_images
-        losses, speed = line.get("losses", losses), line.get("images_per_second", speed)
-    return Progress(num_images, total_images, losses, speed)
+    newest: dict[str, Any] = {}
+    for line in newest_first(folder):
+        newest = line | newest
+        if "losses" in newest:  # the last report's; evaluations come behind it
+            break
+    total = newest.get("total_images")
+    return Progress(
+        newest.get("num_images", 0),
+        total if isinstance(total, int) else 0,
+        newest.get("losses", {}),
+        newest.get("images_per_second", 0.0),
+    )
 
 
 def read_state(cell: Cell) -> State:

@@ -27,7 +27,7 @@ from launch.results.table import (
 )
 from launch.results.table_rows import Outcome, Row, untrained_rivals
 from maskrestore.data.labels import EVALUATED_IDS, LABELS
-from maskrestore.runs.metrics_file import _json_lines
+from maskrestore.runs.metrics_file import read_metrics
 
 MORE = {
     "accu": "accu",
@@ -225,7 +225,7 @@ def _curves(outcome: Outcome) -> dict[str, Any]:
     """The losses and evaluations of a run, each a list of [images seen, value]."""
     losses: dict[str, list[list[float]]] = {}
     evaluations: dict[str, list[list[float]]] = {}
-    for line in _json_lines(outcome.cell.folder / "metrics.jsonl"):
+    for line in read_metrics(outcome.cell.folder):
         for into, values in ((losses, line.get("losses")), (evaluations, line.get("evaluation"))):
             for key, value in values.items() if isinstance(values, dict) else ():
                 if isinstance(value, int | float) and (into is losses or key in EVALUATED):

@@ -114,6 +114,7 @@ class Exporter:
     def __init__(self, is_main: bool, of_node: bool) -> None:
         self._registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {}
+        self._totals: dict[tuple[str, ...], float] = {}
         self._server: Any = None
         self._owns_all, self._owns_node = is_main, of_node
         for name, metric in METRICS.items():
@@ -127,13 +128,13 @@ class Exporter:
         return {"gauge": Gauge, "counter": Counter}[metric.kind](*words, registry=self._registry)
 
     def _child(self, name: str, labels: Mapping[str, str]) -> Any:
-        wanted = METRICS[name]
-        if not (self._owns_node if wanted.per_node else self._owns_all):
+        metric = METRICS[name]
+        if not (self._owns_node if metric.per_node else self._owns_all):
             return None
         if name not in self._metrics:
-            self._metrics[name] = self._make(name, wanted)
-        metric = self._metrics[name]
-        return metric.labels(**labels) if labels else metric
+            self._metrics[name] = self._make(name, metric)
+        family = self._metrics[name]
+        return family.labels(**labels) if labels else family
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """A gauge's value."""
@@ -146,6 +147,14 @@ class Exporter:
         child = self._child(name, labels)
         if child is not None:
             child.inc(amount)
+
+    def set_total(self, name: str, total: float, **labels: str) -> None:
+        """Count on to a total that is counted elsewhere; a smaller one changes nothing."""
+        key = (name, *labels.values())
+        more = total - self._totals.get(key, 0.0)
+        if more >= 0:
+            self.add(name, more, **labels)
+            self._totals[key] = total
 
     def observe(self, name: str, values: Iterable[float]) -> None:
         """Add values to a histogram."""

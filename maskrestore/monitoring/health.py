@@ -1,7 +1,8 @@
 """Whether training goes well: steps without effect, losses that jump, and when to go back.
 
 Each step leaves its scalars on the device; they are read together, once per report, so that no step
-waits for the device. A step with a non-finite gradient has had no effect by then (engine.py).
+waits for the device. A step with a non-finite gradient has had no effect by then
+(distributed/engine.py).
 """
 
 import math
@@ -106,11 +107,11 @@ class Health:
                 for step in steps
             ]
         )
-        found = self._gather(table).double().cpu()  # [processes, steps, 1 + terms + norms]
+        scalars = self._gather(table).double().cpu()  # [processes, steps, 1 + terms + norms]
         good, skipped = [], []
         bad_images, reason = None, ""
         for number, step in enumerate(steps):
-            row = found[:, number]
+            row = scalars[:, number]
             finite = row.isfinite()
             if not finite.all():
                 skipped.append(self._skip(step.num_images, terms, finite))
@@ -130,7 +131,7 @@ class Health:
                 )
             else:
                 self._totals.append(total)
-        means = found[:, good].mean((0, 1)).tolist() if good else [math.nan] * found.shape[2]
+        means = scalars[:, good].mean((0, 1)).tolist() if good else [math.nan] * scalars.shape[2]
         losses = dict(zip(terms, means[1:], strict=False))
         gradient_norms = dict(zip(norms, means[1 + len(terms) :], strict=True))
         return Report(means[0], losses, gradient_norms, skipped, bad_images, reason)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from maskrestore.config.run import RunConfig
 from maskrestore.monitoring.health import Report
-from maskrestore.runs.metrics_file import METRICS, _read_lines
+from maskrestore.runs.metrics_file import METRICS, read_metrics
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
 
@@ -92,5 +92,6 @@ class RunLog:
         """Drop lines of steps that are about to be computed again."""
         if not self._path.exists():
             return
-        kept = [line for line in _read_lines(self._path) if line["num_images"] <= num_images]
+        lines = read_metrics(self._path.parent)
+        kept = [line for line in lines if line["num_images"] <= num_images]
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -5,15 +5,14 @@ step. On a GPU the marks are events on its stream, read long after, so that noth
 device and the seconds are the device's, not those of the Python that runs ahead of it.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -175,8 +174,8 @@ class Meter:
         # Weights that DeepSpeed has cut up (ZeRO-3) know what they were.
         size = getattr(layer.weight, "ds_numel", layer.weight.numel())
         once = 2.0 * output.numel() * size / layer.out_channels
-        wanted = [any(x.requires_grad for x in inputs), layer.weight.requires_grad]
-        self._flops += once * (1 + sum(wanted) * torch.is_grad_enabled())
+        needs_gradient = [any(x.requires_grad for x in inputs), layer.weight.requires_grad]
+        self._flops += once * (1 + sum(needs_gradient) * torch.is_grad_enabled())
 
 
 def peak_flops(device: torch.device, given: float) -> float:
@@ -189,18 +188,12 @@ def peak_flops(device: torch.device, given: float) -> float:
 
 def _memory(device: torch.device) -> list[float]:
     """The columns of USAGE behind the first two."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        host = page * int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):  # not on Linux
-        host = 0
-    limit = page * os.sysconf("SC_PHYS_PAGES")
+    host = [psutil.Process().memory_info().rss, psutil.virtual_memory().total]
     if device.type != "cuda":
-        return [host, limit, 0, 0, 0, 0]
+        return [*host, 0, 0, 0, 0]
     facts = torch.cuda.memory_stats(device)
     return [
-        host,
-        limit,
+        *host,
         facts["allocated_bytes.all.peak"],
         facts["reserved_bytes.all.peak"],
         torch.cuda.get_device_properties(device).total_memory,

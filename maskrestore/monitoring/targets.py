@@ -102,13 +102,13 @@ def is_out_of_reach(target: Target) -> bool:
 
 def out_of_reach(folder: Path) -> list[str]:
     """Names GRID/RUN of those in the folder; files that cannot be read count for nothing."""
-    found = []
+    names = []
     for path in sorted(folder.glob("*.json")):
         with suppress(OSError, ValueError):
             target = read_target(path)
             if is_out_of_reach(target):
-                found.append(f"{target.labels.get('grid')}/{target.labels.get('run')}")
-    return found
+                names.append(f"{target.labels.get('grid')}/{target.labels.get('run')}")
+    return names
 
 
 def reap(folder: Path) -> list[str]:
@@ -138,11 +138,11 @@ def _time_of(folder: Path) -> float | None:
     probe = folder / f".now-{os.getpid()}"
     try:
         probe.touch()
-        found = probe.stat().st_mtime
+        now = probe.stat().st_mtime
         probe.unlink()
     except OSError:
         return None
-    return found
+    return now
 
 
 def _answers(address: str) -> bool:

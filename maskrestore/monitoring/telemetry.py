@@ -1,4 +1,4 @@
-"""What a run tells Prometheus while it goes on, and where it can be found.
+"""What a run tells Prometheus while it goes on.
 
 Nothing in here may stop a run: what fails is said once, and the run goes on without it. Nothing
 waits for the device: figures come from the reports, which have been read from it by then.
@@ -9,35 +9,24 @@ import math
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median_low
 from typing import Any, Concatenate, ParamSpec, Self
 
 import torch
 from tqdm import tqdm
 
 from maskrestore.config.run import RunConfig
-from maskrestore.monitoring.exporter import Exporter, forget, push
+from maskrestore.monitoring.endpoint import Endpoint
+from maskrestore.monitoring.exporter import Exporter
 from maskrestore.monitoring.health import GRADIENT, Report
-from maskrestore.monitoring.meter import Measured, peak_flops
-from maskrestore.monitoring.step_metrics import StepMetrics
-from maskrestore.monitoring.targets import (
-    Target,
-    announce,
-    keep_alive,
-    reap,
-    supersede,
-    target_path,
-    withdraw,
-)
+from maskrestore.monitoring.meter import DATA, USAGE, Measured, peak_flops
 from maskrestore.runs import provenance
 from maskrestore.runs.checkpoint import Saved
 from maskrestore.utils.errors import ConfigError, UserError
 
 STATES = ("starting", "training", "evaluating", "saving")
-TOUCH_SECONDS = 60.0
-"""Between two signs of life of the target file (targets.REAP_SECONDS is the most)."""
 
 Words = ParamSpec("Words")
 Method = Callable[Concatenate["Telemetry", Words], None]
@@ -80,41 +69,27 @@ class Telemetry:
         device: torch.device,
         num_starts: int,
     ) -> None:
-        self._config, self._node, self._device = config, nodes[rank], device
-        self._num_processes, self._is_main, self._nodes = len(nodes), rank == 0, frozenset(nodes)
-        ranks = [other for other, node in enumerate(nodes) if node == self._node]
-        self._num_starts = num_starts
-        self._told: set[str] = set()
-        self._target: Target | None = None
-        self._touched = 0.0
-        self._tidying: threading.Thread | None = None
+        self._config, self._node = config, nodes[rank]
+        self._ranks = [other for other, node in enumerate(nodes) if node == self._node]
+        self._peak_flops = peak_flops(device, config.telemetry.peak_flops)
+        self._serves = config.telemetry.serve and rank == self._ranks[0]
+        self._exporter = Exporter(self._serves and rank == 0, self._serves)
+        self._endpoint = Endpoint(config, rank, nodes, self._exporter, self.say)
+        self._troubles: set[str] = set()
         self._state = ""
         self._num_images, self._last_report = 0, (0.0, 0)
         self._saved: Saved | None = None
-        # Beside the grids, if this is a cell of one of them.
-        shared = config.run.parent.parent / "targets"
-        beside = shared if shared.is_dir() else config.run.parent / "targets"
-        self._targets = config.telemetry.targets or beside
-        run = config.run.resolve()
-        names = {"grid": run.parent.name, "run": run.name}
-        # Names may hold bytes that are no text, which could be written nowhere.
-        self._labels = {
-            key: os.fsencode(name).decode(errors="replace") for key, name in names.items()
-        }
-        self._serves = config.telemetry.serve and rank == ranks[0]
-        self._exporter = Exporter(self._is_main and self._serves, self._serves)
-        peak = peak_flops(device, config.telemetry.peak_flops)
-        self._steps = StepMetrics(self._exporter, ranks, len(nodes), peak)
+        if rank == 0:
+            self._describe(device, len(nodes), num_starts)
 
     def say(self, trouble: str) -> None:
         """Tell the user once of a kind."""
         kind = trouble.partition(":")[0]
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._troubles:
+            self._troubles.add(kind)
             tqdm.write(f"telemetry on {self._node}: {trouble}; the run goes on", file=sys.stderr)
 
     def __enter__(self) -> Self:
-        self._describe()
         self._listen()
         return self
 
@@ -130,73 +105,32 @@ class Telemetry:
         )
 
     @_harmless
-    def _describe(self) -> None:
-        config, add, put = self._config, self._exporter.add, self._exporter.set
+    def _describe(self, device: torch.device, num_processes: int, num_starts: int) -> None:
+        config, put = self._config, self._exporter.set
         info = {
             "task": config.task,
             "loss": config.loss,
             "engine": config.distributed.engine,
             "precision": f"{config.distributed.precision}+{config.distributed.frozen_precision}",
-            "device": self._device.type,
-            "commit": provenance.commit() or "" if self._is_main else "",
+            "device": device.type,
+            "commit": provenance.commit() or "",
             "slurm_job_id": os.environ.get("SLURM_JOB_ID", ""),
             "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
         }
-        put("run_info", 1, **self._labels, **info)
-        put("processes", self._num_processes)
-        add("starts_total", self._num_starts)
+        put("run_info", 1, **self._endpoint.labels, **info)
+        put("processes", num_processes)
+        self._exporter.add("starts_total", num_starts)
         for state in STATES:
             put("state", 0, state=state)
         self.state("starting")
 
     @_harmless
     def _listen(self) -> None:
-        """Answer, and tell Prometheus where."""
-        wanted = self._config.telemetry
-        credentials = ""
-        try:
-            if wanted.password_file is not None:
-                credentials = wanted.password_file.read_text(encoding="utf-8").strip()
-                if ":" not in credentials:
-                    raise ValueError(f"{wanted.password_file} must hold USER:PASSWORD")
-            port = self._exporter.serve(
-                wanted.address, wanted.port, wanted.tls_certificate, wanted.tls_key, credentials
-            )
-        except (OSError, ValueError) as error:  # a busy port, a port without permission, a file
-            self.say(f"port {wanted.port}: not answering at {wanted.address}: {error}")
-            return
-        is_open = wanted.address in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-        host = socket.gethostname() if is_open else wanted.address
-        # The name of the machine itself, so that others can leave its loopback addresses alone.
-        own = {"instance": self._node, "node": self._node, "__host": socket.gethostname()}
-        labels = own | self._labels
-        if wanted.tls_certificate is not None:
-            labels["__scheme__"] = "https"
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._target = Target(
-            target_path(self._targets, self._config.run, self._node), address, labels
-        )
-        announce(self._target)
-        self._touched = time.monotonic()
-        self._tidying = threading.Thread(target=self._tidy_up, daemon=True)
-        self._tidying.start()
-
-    def _tidy_up(self) -> None:
-        """What may take a while, if somebody does not answer."""
-        try:
-            if self._target is not None:
-                supersede(self._target, self._nodes if self._is_main else None)
-            if self._is_main and self._config.telemetry.pushgateway:
-                forget(self._config.telemetry.pushgateway, self._labels)
-            reap(self._targets)
-        except Exception as error:
-            self.say(f"tidying up: {error!r}")
+        self._endpoint.open()
 
     @_harmless
     def _leave(self, withdrawn: bool) -> None:
-        if self._target is not None and withdrawn:
-            withdraw(self._target)
-        self._exporter.close()
+        self._endpoint.close(withdrawn)
 
     @_harmless
     def begin(
@@ -234,18 +168,13 @@ class Telemetry:
         self._exporter.add("beats_total")
         self._exporter.set("last_step_timestamp_seconds", time.time())
         self._at(num_images)
-        self._keep_alive()
-
-    def _keep_alive(self) -> None:
-        if self._target is not None and time.monotonic() - self._touched > TOUCH_SECONDS:
-            self._touched = time.monotonic()
-            keep_alive(self._target)
+        self._endpoint.keep_alive()
 
     @_harmless
     def beat(self) -> None:
         """A batch was evaluated."""
         self._exporter.add("beats_total")
-        self._keep_alive()
+        self._endpoint.keep_alive()
 
     def _at(self, num_images: int) -> None:
         self._num_images = num_images
@@ -279,7 +208,34 @@ class Telemetry:
         for term in (term for bad in report.skipped for term in bad.terms):
             add("nonfinite_total", term=term)
         self._report_speed()
-        self._steps.report(measured, usage)
+        self._report_steps(measured, usage)
+
+    def _report_steps(self, measured: Measured, usage: Sequence[Sequence[float]]) -> None:
+        """Seconds by phase, arithmetic, memory, and which process is slow."""
+        add, put, total = self._exporter.add, self._exporter.set, self._exporter.set_total
+        self._exporter.observe("step_seconds", measured.steps)
+        for phase, seconds in measured.phases.items():
+            add("step_phase_seconds_total", seconds, phase=phase)
+        add("data_wait_seconds_total", measured.phases[DATA])
+        rows = [dict(zip(USAGE, row, strict=True)) for row in usage]
+        for rank in self._ranks:
+            row, labels = rows[rank], {"rank": str(rank)}
+            put("rank_step_seconds", row["busy"], **labels)
+            limits = {"host": "host_limit", "allocated": "device_limit", "reserved": "device_limit"}
+            for kind, limit in limits.items():
+                if row[limit]:
+                    put("memory_bytes", row[kind], kind=kind, **labels)
+                    put("memory_limit_bytes", row[limit], kind=kind, **labels)
+            total("allocation_retries_total", row["retries"], **labels)
+        total("shard_errors_total", sum(row["shard_errors"] for row in rows))
+        busy = [row["busy"] for row in rows]
+        put("slowest_rank", busy.index(max(busy)))
+        put("straggler_ratio", max(busy) / max(median_low(busy), 1e-9))
+        mean_seconds = sum(measured.steps) / max(len(measured.steps), 1)
+        flops = measured.flops / max(mean_seconds, 1e-9)
+        put("flops_per_second", flops * len(rows))
+        if self._peak_flops:
+            put("mfu_ratio", flops / self._peak_flops)
 
     def _report_speed(self) -> None:
         now, (then, before) = time.monotonic(), self._last_report
@@ -312,11 +268,8 @@ class Telemetry:
     @_harmless
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """The run is done: its final figures stay with a Pushgateway, until it starts again."""
-        if self._is_main and self._config.telemetry.pushgateway:
-            if self._tidying is not None:
-                self._tidying.join(timeout=15)  # else it could delete what is pushed now
-            values = {"eval": _numbers(metrics), "seen_images": {"": float(self._num_images)}}
-            push(self._config.telemetry.pushgateway, self._labels, values)
+        images = {"": float(self._num_images)}
+        self._endpoint.push({"eval": _numbers(metrics), "seen_images": images})
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

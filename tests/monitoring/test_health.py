@@ -14,9 +14,9 @@ BATCH = 4
 
 def step(number: int, total: float, norm: float = 1.0, **terms: float) -> Step:
     """The number-th step (from 1) of one process."""
-    found = {name: torch.tensor(value) for name, value in (terms or {"ce": total}).items()}
+    losses = {name: torch.tensor(value) for name, value in (terms or {"ce": total}).items()}
     keys = tuple(f"s{number}-{i}" for i in range(2))
-    return Step(number * BATCH, keys, torch.tensor(total), found, {"net": torch.tensor(norm)})
+    return Step(number * BATCH, keys, torch.tensor(total), losses, {"net": torch.tensor(norm)})
 
 
 def beside(other: list[list[float]]) -> "type[list]":
@@ -88,13 +88,13 @@ def test_so_many_in_a_row_send_the_run_back_and_one_good_step_forgives() -> None
 
 def test_a_streak_goes_on_over_reports() -> None:
     health = Health(HealthConfig(max_skipped_steps=3), BATCH, lambda own: own[None])
-    found = []
+    windows = []
     for number in range(1, 5):
         health.add(step(number, math.nan, math.nan))
         report = health.read()
         assert report is not None
-        found.append(report.bad_images)
-    assert found == [None, None, (0, 12), (0, 16)]
+        windows.append(report.bad_images)
+    assert windows == [None, None, (0, 12), (0, 16)]
 
 
 @pytest.mark.parametrize("deviations", [0.0, 6.0])

@@ -1,4 +1,4 @@
-"""What a step costs: phases that add up, and arithmetic as torch counts it."""
+"""What a step costs: phases that add up, arithmetic as torch counts it, and memory."""
 
 import pytest
 import torch
@@ -55,3 +55,17 @@ def test_arithmetic_is_what_torch_counts() -> None:
     assert measured.flops == counter.get_total_flops()  # counted once
     assert measured.phases[COMMUNICATION] == 0
     assert sum(measured.phases.values()) == pytest.approx(sum(measured.steps))
+
+
+def test_memory_is_what_is_resident_and_what_the_machine_has() -> None:
+    meter = Meter(torch.device("cpu"))
+
+    def usage() -> dict[str, float]:
+        return dict(zip(USAGE, meter.read().usage.tolist(), strict=True))
+
+    before = usage()
+    kept = torch.ones(64, 1024, 1024, dtype=torch.uint8)
+    after = usage()
+    assert 0.9 * kept.numel() < after["host"] - before["host"] < 2 * kept.numel()
+    assert 0 < after["host"] < after["host_limit"] == before["host_limit"]
+    assert [after[name] for name in ("allocated", "reserved", "device_limit", "retries")] == [0] * 4

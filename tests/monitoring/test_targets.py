@@ -74,7 +74,7 @@ def test_what_killed_runs_left_is_not_taken_for_a_later_one(tmp_path: Path) -> N
     kept = [target("dead", "n3", 7, "elsewhere"), target("alive", "n1", 10)]
     (tmp_path / "garbage.json").write_text("{")
     supersede(own)
-    assert [each.path.exists() for each in left] == [False, True]
+    assert [dead.path.exists() for dead in left] == [False, True]
     supersede(own, {"n1", "n2"})
-    assert [each.path.exists() for each in left] == [False, False]
-    assert all(each.path.exists() for each in (own, other, *kept))
+    assert [dead.path.exists() for dead in left] == [False, False]
+    assert all(live.path.exists() for live in (own, other, *kept))

@@ -1,218 +1,72 @@
-"""What a run tells Prometheus: asked over HTTP while it trains, and in every kind of trouble."""
+"""What a process tells of its steps: reports that add up, and what may break while it does."""
 
-import base64
-import os
-import shutil
-import signal
-import socket
-import ssl
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from forked import ROOT, Process, start_program
-from metrics_page import by_label, scrape, targets_in, value, wait_for
-from tiny_runs import (
-    Words,
-    end_of,
-    free_port,
-    lines_of,
-    listens,
-    run_train,
-    start_ranks,
-    wait_until,
-)
+from metrics_page import by_label, scrape, targets_in, value
 
-from maskrestore.config.run import load_config
-from maskrestore.monitoring import exporter
+from maskrestore.monitoring.health import BadStep, Report
+from maskrestore.monitoring.meter import DATA, USAGE, Measured
 from maskrestore.monitoring.telemetry import Telemetry
 from maskrestore.runs.checkpoint import Saved
-from maskrestore.utils.errors import UserError
 
-LONG = ("task=densify", "training.num_images=100000", "training.log_images=8")
+MakeTelemetry = Callable[..., Telemetry]
 
-
-def stop(ranks: list[Process]) -> list[int]:
-    for rank in ranks:
-        rank.send_signal(signal.SIGTERM)
-    return end_of(ranks)[0]
+REPORT = Report(2.0, {"ce": 1.5}, {"mask_generator": 3.0}, [BadStep(4, ("ce",), (0,))], None, "")
+MEASURED = Measured([1.0, 3.0], {DATA: 0.5, "other": 3.5}, 4e9, torch.zeros(len(USAGE)))
+NODES = ("a", "a", "b")
 
 
-@pytest.mark.slow
-def test_a_run_can_be_watched_stopped_and_watched_again(words: Words, tmp_path: Path) -> None:
-    more = ("loss=ce_vgg_l1", "distributed.frozen_precision=bf16", "telemetry.peak_flops=1e11")
-    run = words("run", *LONG, *more, "training.evaluate_images=40")
-    ranks = start_ranks(run, 2)
-    targets = tmp_path / "targets"
-    [series] = wait_for(targets, 1, ranks, seen_images=48, evaluations_total=1, mfu_ratio=0)
-    [(address, labels)] = targets_in(targets)
-    assert address.startswith("127.0.0.1:")
-    assert (labels["run"], labels["grid"]) == ("run", tmp_path.name)
-    assert labels["node"] == labels["instance"] == socket.gethostname()
-
-    # What metrics.jsonl says of the same moment.
-    told = {line["num_images"]: line for line in lines_of(tmp_path / "run") if "losses" in line}
-    losses = by_label(series, "loss", "term")
-    assert losses in [line["losses"] for line in told.values()]
-    assert value(series, "total_loss") == pytest.approx(sum(losses.values()), rel=1e-5)
-    assert value(series, "planned_images") == 100_000
-    assert value(series, "processes") == 2
-    assert value(series, "images_total") == value(series, "seen_images")
-    assert value(series, "progress_ratio") == value(series, "seen_images") / 100_000
-    assert value(series, "eta_seconds") > 0
-    assert by_label(series, "eval", "metric").keys() >= {"accu", "miou19", "fd_lite0"}
-    assert by_label(series, "learning_rate", "network") == {"mask_generator": 1e-3}
-    assert by_label(series, "gradient_scale", "network") == {"image_generator": 1}
-    [info] = [dict(key) for name, key in series if name == "run_info"]
-    assert (info["task"], info["loss"], info["device"]) == ("densify", "ce_vgg_l1", "cpu")
-
-    # The phases add up to the steps, and every one was met with.
-    phases = by_label(series, "step_phase_seconds_total", "phase")
-    assert sum(phases.values()) == pytest.approx(value(series, "step_seconds_sum"), rel=1e-6)
-    assert phases.keys() == {
-        *("data", "mask_generator", "image_generator", "perceptual"),
-        *("backward", "communication", "optimizer", "other"),
-    }
-    assert all(seconds > 0 for seconds in phases.values())
-    assert by_label(series, "rank_step_seconds", "rank").keys() == {"0", "1"}
-    assert value(series, "memory_bytes", rank="1", kind="host") > 1e7
-    # The last report is at most 2 steps old.
-    assert value(series, "step_seconds_count") == pytest.approx(
-        value(series, "images_total") / 4, abs=3
-    )
-    assert time.time() - value(series, "checkpoint_timestamp_seconds") < 60
-    assert value(series, "checkpoint_bytes") > 1e5
-
-    assert stop(ranks) == [75, 75]
-    assert targets_in(targets) == []
-    assert not listens(int(address.rpartition(":")[2]))
-
-    ranks = start_ranks(run, 2)
-    [series] = wait_for(targets, 1, ranks, images_total=8)
-    assert value(series, "starts_total") == 2
-    assert value(series, "seen_images") > value(series, "images_total")
-    assert targets_in(targets)[0][1] == labels  # so that its series go on
-    stop(ranks)
+def usage(busy: Sequence[float], errors: float, retries: float) -> list[list[float]]:
+    """Of a process each: a GPU of 8 bytes, of which 5 are reserved."""
+    facts = {"shard_errors": errors, "host": 7, "host_limit": 9, "allocated": 4, "reserved": 5}
+    facts |= {"device_limit": 8, "retries": retries}
+    return [[seconds, *(facts[name] for name in USAGE[1:])] for seconds in busy]
 
 
-@pytest.mark.slow
-def test_each_node_answers_for_its_own_processes(words: Words, tmp_path: Path) -> None:
-    run = words("run", *LONG, "loss=ce")
-    port, ranks = free_port(), []
-    for rank in range(3):
-        own = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": 3, "MASTER_PORT": port}
-        node = {"SLURMD_NODENAME": f"node{rank // 2}", "MASTER_ADDR": "127.0.0.1"}
-        environment = {name: str(word) for name, word in (own | node).items()}
-        ranks.append(
-            start_program([str(ROOT / "train.py"), *run, "training.batch_size=6"], environment)
-        )
-    first, second = wait_for(tmp_path / "targets", 2, ranks, seen_images=12)
-    assert [labels["node"] for _, labels in targets_in(tmp_path / "targets")] == ["node0", "node1"]
-    assert by_label(first, "rank_step_seconds", "rank").keys() == {"0", "1"}
-    assert by_label(second, "rank_step_seconds", "rank").keys() == {"2"}
-    only_once = {name for name, metric in exporter.METRICS.items() if not metric.per_node}
-    assert {name for name, _ in second} & only_once == set()
-    assert {"images_total", "total_loss"} <= {name for name, _ in first}
-    stop(ranks)
-
-
-@pytest.mark.slow
-def test_names_that_need_escaping(words: Words, tmp_path: Path) -> None:
-    name = 'a "quoted" <b>run\\ {x="y"} übung 名'
-    ranks = start_ranks(words(name, *LONG, "loss=ce"), 1)
-    [series] = wait_for(tmp_path / "targets", 1, ranks, seen_images=8)
-    [(_, labels)] = targets_in(tmp_path / "targets")
-    [info] = [dict(key) for found, key in series if found == "run_info"]
-    assert labels["run"] == info["run"] == name
-    stop(ranks)
-
-
-def short(words: Words, *more: str) -> subprocess.CompletedProcess[str]:
-    return run_train(words("run", "task=densify", "loss=ce", "training.num_images=8", *more))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("address=192.0.2.1", "Cannot assign requested address"),
-        ("address=nowhere.invalid", "not answering at nowhere.invalid"),
-        ("password_file={tmp}/none", "No such file"),
-        ("password_file={tmp}/empty", "must hold USER:PASSWORD"),
-        ("tls_certificate={tmp}/empty telemetry.tls_key={tmp}/empty", "not answering"),
-        ("targets={tmp}/empty", "File exists"),
-        ("pushgateway=http://127.0.0.1:9", "refused"),
-    ],
-)
-def test_what_cannot_be_done_is_said_and_does_not_stop_the_run(
-    word: str, told: str, words: Words, tmp_path: Path
+def test_two_reports_of_three_processes_on_two_nodes(
+    tmp_path: Path, make_telemetry: MakeTelemetry, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty").touch()
-    done = short(words, *("telemetry." + word.format(tmp=tmp_path)).split())
-    assert done.returncode == 0, done.stderr
-    assert told in done.stderr
-    assert "the run goes on" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "run" / "result.json").is_file()
+    ones = {"mask_generator": 1.0}
+    with make_telemetry("telemetry.peak_flops=1e10", nodes=NODES) as telemetry:
+        telemetry.begin(0, 0, [DATA, "other"], ["ce"])
+        telemetry.report(REPORT, MEASURED, usage([1, 4, 2], 2, 1), ones, ones, ones)
+        telemetry.report(REPORT, MEASURED, usage([1, 4, 2], 3, 5), ones, ones, ones)
+        # A meter that has failed tells of nothing: what was counted before stays.
+        nothing = [[0.0] * len(USAGE)] * 3
+        telemetry.report(REPORT, MEASURED, nothing, ones, ones, ones)
+        [(address, _)] = targets_in(tmp_path / "targets")
+        series = scrape(address)
+    assert capfd.readouterr().err == ""
+    assert value(series, "shard_errors_total") == 9  # of all processes
+    assert by_label(series, "allocation_retries_total", "rank") == {"0": 5, "1": 5}
+    assert value(series, "memory_bytes", rank="1", kind="reserved") == 5
+    assert value(series, "memory_limit_bytes", rank="1", kind="reserved") == 8
+    assert value(series, "step_seconds_count") == 6
+    assert by_label(series, "step_phase_seconds_total", "phase") == {DATA: 1.5, "other": 10.5}
+    assert value(series, "data_wait_seconds_total") == 1.5
+    assert value(series, "flops_per_second") == pytest.approx(3 * 2e9)
+    assert value(series, "mfu_ratio") == pytest.approx(0.2)
+    assert value(series, "skipped_steps_total") == 3
+    assert by_label(series, "nonfinite_total", "term") == {"ce": 3, "gradient": 0}
 
 
-@pytest.mark.slow
-def test_a_port_without_permission(words: Words, tmp_path: Path) -> None:
-    drop = ["setpriv", "--bounding-set=-net_bind_service"] if os.geteuid() == 0 else []
-    run = words("run", "task=densify", "loss=ce", "training.num_images=8", "telemetry.port=81")
-    done = run_train(run, *drop, sys.executable)
-    assert done.returncode == 0, done.stderr
-    assert "Permission denied; the run goes on" in done.stderr
-
-
-def test_a_certificate_without_its_key_is_refused(words: Words) -> None:
-    done = short(words, "telemetry.tls_certificate=here.pem")
-    assert done.returncode == 2
-    assert "telemetry.tls_key" in done.stderr
-
-
-def test_switched_off(words: Words, tmp_path: Path) -> None:
-    assert short(words, "telemetry.serve=false").stderr.count("telemetry") == 0
-    assert not (tmp_path / "targets").exists()
-
-
-@pytest.mark.slow
-def test_watched_or_not_a_run_computes_the_same(words: Words, tmp_path: Path) -> None:
-    weights = []
-    for name, serve in (("seen", "true"), ("unseen", "false")):
-        more = ("task=densify", "loss=ce_vgg_l1", f"telemetry.serve={serve}")
-        done = run_train(words(name, *more))
-        assert done.returncode == 0, done.stderr
-        weights.append(torch.load(tmp_path / name / "mask_generator.pth", weights_only=True))
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def telemetry(tmp_path: Path, *more: str) -> Telemetry:
-    config = load_config([f"run={tmp_path / 'run'}", *more])
-    return Telemetry(config, 0, ["here"], torch.device("cpu"), 1)
-
-
-def test_the_next_free_port_is_taken(tmp_path: Path) -> None:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        port = busy.getsockname()[1]
-        with telemetry(tmp_path, f"telemetry.port={port}"):
-            [(address, _)] = targets_in(tmp_path / "targets")
-            found = int(address.rpartition(":")[2])
-            assert port < found < port + exporter.MOST_PORTS
-            assert value(scrape(address), "starts_total") == 1
+def test_the_slowest_process_is_named(tmp_path: Path, make_telemetry: MakeTelemetry) -> None:
+    with make_telemetry(nodes=NODES) as telemetry:
+        telemetry.report(REPORT, MEASURED, usage([1, 4, 2], 0, 0), {}, {}, {})
+        [(address, _)] = targets_in(tmp_path / "targets")
+        series = scrape(address)
+    assert value(series, "slowest_rank") == 1
+    assert value(series, "straggler_ratio") == 2
+    assert by_label(series, "rank_step_seconds", "rank") == {"0": 1, "1": 4}
 
 
 def test_an_exporter_that_dies_stops_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    make_telemetry: MakeTelemetry, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with telemetry(tmp_path) as told:
+    with make_telemetry() as told:
         told.begin(0, 0, [], [])
         told._exporter.close()  # the server's end
         told.step(16)
@@ -225,25 +79,10 @@ def test_an_exporter_that_dies_stops_nothing(
     assert "telemetry on here: step: AttributeError" in said
 
 
-def test_a_crash_leaves_a_target_that_does_not_answer(tmp_path: Path) -> None:
-    for end, state, left in (
-        (UserError("told"), "starting", 0),
-        (KeyboardInterrupt(), "evaluating", 0),
-        (UserError("gave up"), "training", 1),
-        (MemoryError(), "starting", 1),
-    ):
-        with pytest.raises(type(end)), telemetry(tmp_path) as told:  # noqa: PT012
-            told.state(state)
-            raise end
-        assert len(targets_in(tmp_path / "targets")) == left
-    [(address, _)] = targets_in(tmp_path / "targets")
-    assert not listens(int(address.rpartition(":")[2]))
-
-
 def test_a_clock_that_jumps_moves_nothing_but_timestamps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_telemetry: MakeTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with telemetry(tmp_path, "training.num_images=160") as told:
+    with make_telemetry("training.num_images=160") as told:
         [(address, _)] = targets_in(tmp_path / "targets")
         told.begin(0, 0, [], [])
         told.step(16)
@@ -258,91 +97,3 @@ def test_a_clock_that_jumps_moves_nothing_but_timestamps(
         *("last_step_timestamp_seconds", "telemetry_seconds_total"),
     }
     assert value(after, "images_total") == 32
-
-
-def test_by_https_and_with_a_password(tmp_path: Path) -> None:
-    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=here -addext"
-    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
-    subprocess.run(
-        [*make.split(), "subjectAltName=IP:127.0.0.1", *files], check=True, capture_output=True
-    )
-    (tmp_path / "password").write_text("prometheus:hunter2:§\n")
-    settings = {"tls_certificate": "certificate", "tls_key": "key", "password_file": "password"}
-    more = [f"telemetry.{name}={tmp_path / file}" for name, file in settings.items()]
-    with telemetry(tmp_path, *more):
-        [(address, labels)] = targets_in(tmp_path / "targets")
-        assert labels["__scheme__"] == "https"
-        context = ssl.create_default_context(cafile=tmp_path / "certificate")
-
-        def ask(password: str) -> str:
-            request = urllib.request.Request(f"https://{address}/metrics")
-            token = base64.b64encode(password.encode()).decode()
-            request.add_header("Authorization", f"Basic {token}")
-            with urllib.request.urlopen(request, context=context, timeout=10) as answer:  # noqa: S310
-                return answer.read().decode()
-
-        assert "maskrestore_starts_total 1.0" in ask("prometheus:hunter2:§")
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            ask("prometheus:guess")
-        # One that connects and says nothing keeps nobody waiting, nor the end.
-        idle = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
-        assert "maskrestore_starts_total 1.0" in ask("prometheus:hunter2:§")
-        with pytest.raises(OSError):  # noqa: PT011 - reset, or a URLError, as it comes
-            urllib.request.urlopen(f"http://{address}/metrics", timeout=10)
-    idle.close()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("prometheus-pushgateway"), reason="needs a Pushgateway")
-def test_final_figures_go_to_a_pushgateway_and_old_ones_go_away(
-    words: Words, tmp_path: Path
-) -> None:
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    gateway = subprocess.Popen(
-        ["prometheus-pushgateway", f"--web.listen-address={address}"], stderr=subprocess.DEVNULL
-    )
-    try:
-        while not listens(port):
-            time.sleep(0.05)
-        group = {"grid": tmp_path.name, "run": "run"}
-        exporter.push(f"http://{address}", group, {"eval": {"of an earlier start": 1.0}})
-        exporter.push(f"http://{address}", group | {"run": "other"}, {"eval": {"accu": 0.5}})
-        long = words("run", *LONG, "loss=ce", f"telemetry.pushgateway=http://{address}")
-        ranks = start_ranks(long, 1)
-        wait_until(lambda: by_run(address).keys() == {"other"}, ranks)  # it starts: old ones go
-        stop(ranks)
-        shutil.rmtree(tmp_path / "run")
-        assert short(words, f"telemetry.pushgateway=http://{address}").returncode == 0
-        found = by_run(address)
-        assert found["run"].keys() >= {"accu", "miou19"}
-        assert found["other"] == {"accu": 0.5}
-    finally:
-        gateway.kill()
-        gateway.wait()
-
-
-def by_run(address: str) -> dict[str, dict[str, float]]:
-    """What a Pushgateway holds: run -> metric -> value."""
-    found: dict[str, dict[str, float]] = {}
-    for (name, key), number in scrape(address).items():
-        labels = dict(key)
-        if name == "eval":
-            found.setdefault(labels["run"], {})[labels["metric"]] = number
-    return found
-
-
-def test_a_sign_of_life_comes_with_each_step_and_each_evaluated_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("maskrestore.monitoring.telemetry.TOUCH_SECONDS", 0.0)
-    with telemetry(tmp_path) as told:
-        told.begin(0, 0, [], [])
-        [path] = (tmp_path / "targets").glob("*.json")
-        for sign in (told.beat, lambda: told.step(16)):
-            os.utime(path, (0, 0))
-            sign()
-            assert path.stat().st_mtime > 1e9
-            path.unlink()  # reaped where it could not be asked
-            sign()
-            assert path.is_file()
