@@ -72,8 +72,8 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
         manifest.unlink()
     else:
         manifest.write_text("{" if damage == "bad" else "[1]")
-    newest, faults = checkpoint.latest(tmp_path)
-    assert newest == tmp_path / "000000008"
+    last_whole, faults = checkpoint.latest(tmp_path)
+    assert last_whole == tmp_path / "000000008"
     assert faults == [f"checkpoint {newest} is damaged or missing"]
 
 
