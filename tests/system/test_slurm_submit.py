@@ -1,6 +1,6 @@
 """Submitting on a real SLURM of four nodes: whole grids, mistakes, kills, and what is then known.
 
-tests/test_slurm_plan.py has more of it, without a cluster.
+tests/launch/slurm/test_plan.py has more of it, without a cluster.
 """
 
 import json
@@ -62,7 +62,7 @@ def test_what_ran_is_known_and_editing_the_checkout_changes_nothing(
     words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1", "slurm.sbatch=[--hold]"]
     cluster.launch("submit.py", *words, "training.num_images=8")
     [code] = grid.folder.glob("code/*")
-    with open(code / "maskrestore" / "training_loop.py", "a") as file:
+    with open(code / "maskrestore" / "training" / "loop.py", "a") as file:
         file.write("\nprint('the snapshot speaks')\n")
     cluster.run("scontrol", "release", *(job for job, *_ in cluster.queue()))
     cluster.wait_until_empty()

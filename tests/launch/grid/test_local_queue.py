@@ -100,8 +100,8 @@ def test_an_old_log_folder_is_not_mistaken_for_a_new_one(tmp_path: Path) -> None
 SLEEPERS = """
     import os, sys, time
     from pathlib import Path
-    from launch.local import run_queue
-    from launch.state import Progress
+    from launch.grid.local_queue import run_queue
+    from launch.grid.state import Progress
 
     class Sleeper:
         def __init__(self, path): self.path = path
