@@ -88,6 +88,6 @@ class ReportJob:
 
     def __call__(self) -> None:
         """Write it from what the cells' folders hold by then."""
-        from launch.report import main
+        from launch.results.write_report import write_report
 
-        main(self.words)
+        write_report(self.words)

@@ -3,7 +3,7 @@
 python -m launch.slurm.supervisor begin WHAT
 python -m launch.slurm.supervisor end WHAT STATUS
 
-WHAT is a folder of launch/slurm/submission.py, or a run folder; STATUS is that of srun. The batch shell
+WHAT is a folder of slurm/submission.py, or a run folder; STATUS is that of srun. The batch shell
 outlives the tasks, however they end: it writes RUN/attempts.jsonl, puts the job back into the queue
 where another attempt can help, away from nodes that failed the run twice, and else gives up.
 """
