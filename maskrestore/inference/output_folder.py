@@ -222,6 +222,18 @@ class RestoreFolder:
             yield
 
 
+def count_done(output: Path, part: str) -> int:
+    """Masks of a part (NUMBER/PARTS) that its journals say are done, whatever the settings."""
+    done = set()
+    for path in (output / JOURNALS / part.replace("/", "of")).glob("*.jsonl"):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError, KeyError):  # empty, or cut off
+                line = json.loads(text)
+                if line["state"] == "done":
+                    done.add(line["file"])
+    return len(done)
+
+
 def stamp(mask: MaskFile) -> list[int]:
     """Size and time of change of a mask and its picture: they are restored again if it changes."""
     found: list[int] = []

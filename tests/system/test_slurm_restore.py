@@ -1,4 +1,4 @@
-"""slurm/restore.sbatch: an array of jobs restores parts of a folder into one."""
+"""An array of jobs restores parts of a folder into one: slurm/restore.sbatch, and submit.py."""
 
 import os
 import re
@@ -51,12 +51,14 @@ def test_submit_hands_over_one_array_and_waits_for_its_end(
     words += [*words_of(run, tmp_path / "in", tmp_path / "out"), "slurm.minutes=20"]
     words.append("slurm.setup=[export GREETING=from_the_profile, echo $GREETING]")
     planned = cluster.launch("submit.py", *words, "dry_run=true")
-    assert "--array=0-1 --nodes=1 --ntasks=1" in planned
+    for option in ("array=0-1%2", "nodes=1", "ntasks-per-node=1", "cpus-per-task=1"):
+        assert f"#SBATCH --{option}\n" in planned
     assert "--- sbatch --test-only: accepted\n9 masks in 2 parts\n" in planned
     assert not list(tmp_path.glob("out*"))
-    refused = cluster.launch("submit.py", *words, "slurm.container=x", "slurm.nodes=2", status=2)
-    for name in ("nodes", "container"):
-        assert f"slurm.{name}: not for restoring; leave it out" in refused
+    refused = cluster.launch("submit.py", *words, "slurm.nodes=2", status=2)
+    assert "slurm.nodes: not for restoring; leave it out" in refused
+    contained = cluster.launch("submit.py", *words, "slurm.container=x.sqsh", "dry_run=true")
+    assert f"--container-image=x.sqsh --container-workdir={Path.cwd()}" in contained
     assert "no such partition" in cluster.launch("submit.py", *words, "slurm.partition=x", status=2)
 
     told = cluster.launch("submit.py", *words, "slurm.sbatch=[--hold]")
@@ -66,7 +68,8 @@ def test_submit_hands_over_one_array_and_waits_for_its_end(
     assert f"job {job[1]} is at work on it or waits for it" in again
     cluster.run("scontrol", "release", job[1])
     cluster.wait_until_empty()
-    logs = [(tmp_path / f"out.jobs/{job[1]}_{part}.log").read_text() for part in range(2)]
+    [folder] = (tmp_path / "out.jobs/jobs").iterdir()
+    logs = [(folder / f"{job[1]}_{part}_0_log.out").read_text() for part in range(2)]
     assert ["restored: 5\n" in logs[0], "restored: 4\n" in logs[1]] == [True, True], logs
     assert all(log.startswith("from_the_profile\n") for log in logs)
     assert len(rows_of(tmp_path / "out")) == 9

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from launch.grid.local_queue import View, find_devices, run_queue
+from launch.grid.local_queue import run_queue
+from launch.grid.run_here import find_devices
 from launch.grid.state import Progress
 
 
@@ -29,7 +30,9 @@ def make_job(act: Callable[[], str | None]) -> Callable[[str], str | None]:
 
 
 def run(jobs: dict[str, Any], folder: Path, slots: list[str]) -> dict[str, Any]:
-    return run_queue(jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "done")
+    return run_queue(
+        "g in runs", jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "FID 3"
+    )
 
 
 @pytest.mark.slow
@@ -87,7 +90,7 @@ def test_a_failing_job_leaves_the_others_alone_and_tells_why(
     assert [name for name, failure in failures.items() if failure.by_user] == ["wrong"]
     ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert len(ends) == 4
-    assert any("good" in line and "done" in line for line in ends)
+    assert any("good" in line and "done  FID 3" in line for line in ends)
 
 
 @pytest.mark.slow
@@ -115,7 +118,7 @@ SLEEPERS = """
     folder = Path(sys.argv[1])
     jobs = {name: Sleeper(str(folder / name)) for name in "abc"}
     try:
-        run_queue(jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
+        run_queue("", jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -147,24 +150,6 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def test_bars_show_progress_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    view = View(1)
-    view.start("densify-ce", 0, Progress(0, 100, {}))
-    view.update("densify-ce", Progress(50, 100, {"ce": 0.25}))
-    view.update("densify-ce", Progress(100, 100, {"ce": 0.2}))
-    view.end("densify-ce", "done  accu 86.1")
-    view.close()
-    shown = capsys.readouterr()
-    assert "50/100" in shown.err
-    assert "ce=0.250" in shown.err
-    assert "evaluating" in shown.err
-    assert "[1/1] densify-ce" in shown.out
-    assert "accu 86.1" in shown.out
 
 
 def test_gpus_are_counted_as_nvidia_smi_lists_them(
