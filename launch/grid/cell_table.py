@@ -91,7 +91,7 @@ def print_table(
     if is_terminal():
         Console().print(group)
         return
-    console = Console(width=PLAIN_WIDTH, color_system=None)
+    console = Console(width=PLAIN_WIDTH, force_terminal=False, color_system=None)
     with console.capture() as capture:
         console.print(group)
     print(*(line.rstrip() for line in capture.get().splitlines()), sep="\n", flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import HIDDEN, SHOWN, UP, Terminal, plain
 
 from launch.grid.local_queue import run_queue
 from launch.grid.run_here import find_devices
@@ -150,6 +151,69 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+WATCHED = """
+    import sys, time
+    from pathlib import Path
+    from launch.grid.local_queue import run_queue
+    from launch.grid.state import Progress
+
+    class Job:
+        def __init__(self, seconds, mistake): self.seconds, self.mistake = seconds, mistake
+        def __call__(self, devices):
+            import time
+            time.sleep(self.seconds)
+            return self.mistake
+
+    def progress(name):
+        passed = time.monotonic() - begun
+        return Progress(100 if passed > 3 else 50, 100, {"ce": 0.25}, 12.5)
+
+    begun = time.monotonic()
+    jobs = {"quick": Job(0, "no such file"), "slow": Job(5, None)}
+    jobs["late"] = Job(float(sys.argv[2]), None)
+    try:
+        run_queue("g in runs", jobs, ["", ""], Path(sys.argv[1]), progress, lambda _: "FID 3")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_table_of_all_jobs_while_they_run(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-c", textwrap.dedent(WATCHED), str(tmp_path), "0"])
+    title, _, *rows = plain(terminal.read(until=UP).partition(UP)[0])
+    assert title == "g in runs: 2 running, 1 waiting"
+    cells = [" ".join(row.split()) for row in rows if row]
+    assert cells == [
+        "quick running ██████ 50 % 12.5 ce 0.25 0:04",
+        "slow running ██████ 50 % 12.5 ce 0.25 0:04",
+        "late waiting ██████ 50 % - ce 0.25 -",
+    ]
+    assert terminal.end() == 0
+    assert any("evaluating" in line for line in plain(terminal.printed))
+    title, _, *rows = plain(terminal.printed.rpartition(UP)[2])
+    assert title == "g in runs: 1 failed, 2 done"
+    quick, slow, late = (row.split() for row in rows if row)
+    assert quick[:2] == ["quick", "failed"]
+    assert quick[-3:] == ["no", "such", "file"]
+    assert slow[:2] == ["slow", "done"]
+    assert late[-2:] == slow[-2:] == ["FID", "3"]
+    assert ": started" not in terminal.printed
+    assert terminal.printed.index(HIDDEN) < terminal.printed.rindex(SHOWN)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_leaves_a_table_in_which_nothing_runs(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-c", textwrap.dedent(WATCHED), str(tmp_path), "60"])
+    terminal.read(until="failed")
+    os.kill(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 130
+    last = plain(terminal.printed.rpartition(UP)[2])
+    states = {line.split()[0]: line.split()[1] for line in last if line}
+    assert states["slow"] == "stopped"
+    assert terminal.printed.rindex(HIDDEN) < terminal.printed.rindex(SHOWN)
 
 
 def test_gpus_are_counted_as_nvidia_smi_lists_them(
