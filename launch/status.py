@@ -12,13 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from launch.grid.cell_table import Line, Screen, print_table
 from launch.grid.cells import CELL_KEYS, Grid, read_grid
 from launch.slurm.commands import cancel, has_slurm
-from launch.slurm.handover import SubmitConfig
-from launch.slurm.plan import read_queue
-from launch.slurm.status_table import describe, show_log, table
-from launch.slurm.submission import Queue, Submission
-from launch.submit import main as submit
+from launch.slurm.handover import SubmitConfig, submit_grid
+from launch.slurm.status_table import describe, describe_others, show_log
+from launch.slurm.submission import Queue, read_queue
 from maskrestore.config.cli import run_program
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -46,46 +45,61 @@ def main(words: Sequence[str]) -> int:
     if settings.retry:
         own = ("retry=", "watch=", "cells=")
         others = [word for word in words if not word.startswith(own)]
-        return submit([*others, f"cells={settings.retry}"])
+        return submit_grid([*others, f"cells={settings.retry}"])
     if settings.cancel:
         cancel_cells(grid, settings.cancel, on_slurm)
         return 0
     if settings.logs:
         show_log(grid, settings.logs, settings.watch)
         return 0
-    while True:
-        trouble, queue = "", Queue({}, {})
-        submissions: list[Submission] = []
-        try:
-            if on_slurm:
-                queue, submissions = read_queue(grid)
-        except UserError as error:
-            if not settings.watch:
-                raise
-            trouble = str(error)  # it may be back at the next look
-        lines = [describe(cell, queue.cells.get(cell.name), submissions) for cell in grid.cells]
-        text = table(grid, lines, queue, trouble)
-        is_moving = any(line.state in ("running", "waiting") for line in lines) or trouble
-        if settings.watch and sys.stdout.isatty():
-            text = f"\x1b[H\x1b[J{text}"  # over the one before
-        print(text, flush=True)
-        if not (settings.watch and is_moving):
-            return int(any(line.state in ("failed", "gave up", "ended") for line in lines))
-        time.sleep(WATCH_SECONDS)
+    if settings.watch:
+        return watch(grid, on_slurm)
+    lines, others = look(grid, on_slurm)
+    print_table(f"{grid.name} in {grid.folder}", lines, others)
+    return status_of(lines)
+
+
+def look(grid: Grid, on_slurm: bool) -> tuple[list[Line], list[str]]:
+    """The cells' lines, and what is to be said of other jobs. Raises UserError if SLURM is there
+    and silent."""
+    queue, submissions = read_queue(grid.folder) if on_slurm else (Queue({}, {}), [])
+    lines = [describe(cell, queue.cells.get(cell.name), submissions) for cell in grid.cells]
+    return lines, describe_others(queue)
+
+
+def watch(grid: Grid, on_slurm: bool) -> int:
+    """Look again and again until nothing moves any more; the exit status."""
+    with Screen() as screen:
+        while True:
+            try:
+                lines, others = look(grid, on_slurm)
+                is_moving = any(line.state in ("running", "waiting") for line in lines)
+            except UserError as error:  # SLURM may be back at the next look
+                lines, _ = look(grid, on_slurm=False)
+                others, is_moving = [str(error)], True
+            screen.show(f"{grid.name} in {grid.folder}", lines, others)
+            if not is_moving:
+                return status_of(lines)
+            time.sleep(WATCH_SECONDS)
+
+
+def status_of(lines: Sequence[Line]) -> int:
+    """1 if a cell has failed."""
+    return int(any(line.state in ("failed", "gave up", "ended") for line in lines))
 
 
 def cancel_cells(grid: Grid, names: str, on_slurm: bool) -> None:
     """Cancel cells that SLURM has. Raises ConfigError for names of none."""
     if not on_slurm:
         raise UserError("cancel: there is no SLURM here; press Ctrl-C where submit.py runs")
-    queue, _ = read_queue(grid)
-    wanted = list(queue.cells) if names == "all" else [name.strip() for name in names.split(",")]
+    queue, _ = read_queue(grid.folder)
+    chosen = list(queue.cells) if names == "all" else [name.strip() for name in names.split(",")]
     known = {cell.name for cell in grid.cells} | queue.cells.keys()
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ConfigError(f"cancel={','.join(unknown)}: no such cells; there are: {sorted(known)}")
-    cancel([queue.cells[name].id for name in wanted if name in queue.cells])
-    for name in wanted:
+    cancel([queue.cells[name].id for name in chosen if name in queue.cells])
+    for name in chosen:
         job = queue.cells.get(name)
         print(f"{name}: " + (f"job {job.id} cancelled" if job else "not with SLURM"))
 

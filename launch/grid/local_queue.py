@@ -1,26 +1,16 @@
 """Jobs on this machine: a queue in front of submitit's local executor, watched on the terminal."""
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from launch.grid.cells import Cell, Grid, GridSettings
-from launch.grid.jobs import TrainJob
-from launch.grid.state import ERROR, Progress, read_progress
-from maskrestore.config.run import RunConfig
-from maskrestore.runs.result import read_result
-from maskrestore.utils.files import write_atomically
-from maskrestore.utils.system import count_cores
+from launch.grid.cell_table import Line, Screen, clock
+from launch.grid.state import Progress
 
 Job = Callable[[str], str | None]
 """Called in a process of its own with its CUDA_VISIBLE_DEVICES; the user's mistake, or None."""
@@ -39,23 +29,8 @@ class Failure:
     log: Path
 
 
-def find_devices() -> list[str]:
-    """One CUDA_VISIBLE_DEVICES value per GPU that this process may use; none without a GPU.
-
-    Asks nvidia-smi, since importing torch to ask it takes seconds.
-    """
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not shutil.which("nvidia-smi"):
-        return []
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
-    present = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
-    if allowed is None:
-        return [str(index) for index in range(len(present))]
-    names = [name.strip() for name in allowed.split(",")] if present else []
-    return [name for name in names if name and name != "-1"]
-
-
 def run_queue(
+    title: str,
     jobs: Mapping[str, Job],
     slots: Sequence[str],
     logs: Path,
@@ -65,35 +40,34 @@ def run_queue(
     """Run named jobs, one per slot at a time, in their order; those that failed.
 
     slots: a CUDA_VISIBLE_DEVICES value each ("" is the CPU). logs/NAME/NUMBER takes the log of each
-    attempt. progress(name) and summary(name) feed the view. A job that fails leaves the others
-    alone. Whatever ends the queue early (Ctrl-C) ends its jobs first.
+    attempt. title, progress(name) and summary(name) feed the view. A job that fails leaves the
+    others alone. Whatever ends the queue early (Ctrl-C) ends its jobs first.
     """
     waiting, free = list(jobs), list(range(len(slots)))
     running: dict[int, tuple[str, Any]] = {}
     failures: dict[str, Failure] = {}
-    view = View(len(jobs))
-    try:
-        while waiting or running:
-            while waiting and free:
-                slot, name = free.pop(0), waiting.pop(0)
-                view.start(name, slot, progress(name))
-                running[slot] = name, _start(jobs[name], slots[slot], logs / name)
-            time.sleep(0.2)
-            for slot, (name, job) in list(running.items()):
-                if not job.done():
-                    view.update(name, progress(name))
-                    continue
-                del running[slot]
-                free.append(slot)
-                failure = _failure(job)
-                if failure:
-                    failures[name] = failure
-                    view.end(name, f"FAILED: {failure.message.splitlines()[0]}")
-                else:
-                    view.end(name, summary(name))
-    finally:
-        _stop([job for _, job in running.values()])
-        view.close()
+    with Screen() as screen:
+        view = View(screen, title, jobs, progress, summary)
+        try:
+            while waiting or running:
+                while waiting and free:
+                    slot, name = free.pop(0), waiting.pop(0)
+                    view.start(name)
+                    running[slot] = name, _start(jobs[name], slots[slot], logs / name)
+                view.draw()
+                time.sleep(0.2)
+                for slot, (name, job) in list(running.items()):
+                    if not job.done():
+                        continue
+                    del running[slot]
+                    free.append(slot)
+                    failure = _failure(job)
+                    if failure:
+                        failures[name] = failure
+                    view.end(name, failure)
+        finally:
+            _stop([job for _, job in running.values()])
+            view.close()
     return failures
 
 
@@ -153,109 +127,60 @@ def _failure(job: Any) -> Failure | None:
 
 
 class View:
-    """On a terminal one bar per running job; elsewhere a line at each start and end."""
+    """On a terminal a table of all jobs; elsewhere a line at each start and end."""
 
-    def __init__(self, num_jobs: int) -> None:
-        self._num_jobs, self._num_ended = num_jobs, 0
-        self._bars: dict[str, tqdm[Any]] = {}
+    def __init__(
+        self,
+        screen: Screen,
+        title: str,
+        names: Collection[str],
+        progress: Callable[[str], Progress],
+        summary: Callable[[str], str],
+    ) -> None:
+        self._screen, self._title = screen, title
+        self._progress, self._summary = progress, summary
+        self._lines = {name: Line(name, "waiting", progress(name)) for name in names}
         self._started: dict[str, float] = {}
-        self._live = sys.stderr.isatty()
+        self._next_look = 0.0
 
-    def start(self, name: str, position: int, progress: Progress) -> None:
-        """A job starts in slot `position`."""
+    def start(self, name: str) -> None:
+        """A job starts."""
         self._started[name] = time.monotonic()
-        if not self._live:
+        self._next_look = 0.0
+        if not self._screen.is_live:
             print(f"{name}: started", flush=True)
-            return
-        self._bars[name] = tqdm(
-            desc=f"{name:<28}",
-            total=progress.total_images or None,
-            initial=progress.num_images,
-            position=position,
-            leave=False,
-            unit="img",
-            dynamic_ncols=True,
-        )
 
-    def update(self, name: str, progress: Progress) -> None:
-        """Move the job's bar."""
-        bar = self._bars.get(name)
-        if bar is None:
+    def draw(self) -> None:
+        """The table, once a second, and at once if a job started or ended."""
+        if not self._screen.is_live or time.monotonic() < self._next_look:
             return
-        bar.n = progress.num_images
-        if bar.n >= progress.total_images:
-            bar.set_postfix_str("evaluating", refresh=False)
-        else:
-            losses = {term: f"{value:.3f}" for term, value in progress.losses.items()}
-            bar.set_postfix(losses, refresh=False)
-        bar.refresh()
+        for name in self._started:
+            progress = self._progress(name)
+            is_trained = 0 < progress.total_images <= progress.num_images
+            note = "evaluating" if is_trained else ""
+            self._lines[name] = Line(name, "running", progress, note)
+        self._show()
+        self._next_look = time.monotonic() + 1
 
-    def end(self, name: str, text: str) -> None:
-        """The job ended; `text` says how."""
-        self._num_ended += 1
-        bar = self._bars.pop(name, None)
-        if bar is not None:
-            bar.close()
+    def end(self, name: str, failure: Failure | None) -> None:
+        """The job ended."""
         seconds = round(time.monotonic() - self._started.pop(name))
-        count = f"[{self._num_ended}/{self._num_jobs}]"
-        tqdm.write(f"{count} {name:<28} {seconds // 60:3d}:{seconds % 60:02d}  {text}")
-        sys.stdout.flush()
+        state = "failed" if failure else "done"
+        text = failure.message.splitlines()[0] if failure else self._summary(name)
+        self._lines[name] = Line(name, state, self._progress(name), f"{clock(seconds)}  {text}")
+        self._next_look = 0.0
+        if not self._screen.is_live:
+            num_ended = sum(line.state in ("done", "failed") for line in self._lines.values())
+            count, how = f"[{num_ended}/{len(self._lines)}]", "FAILED: " if failure else "done  "
+            passed = f"{seconds // 60:3d}:{seconds % 60:02d}"
+            print(f"{count} {name:<28} {passed}  {how}{text}".rstrip(), flush=True)
 
     def close(self) -> None:
-        """Take away the bars of jobs that were stopped."""
-        for bar in self._bars.values():
-            bar.close()
+        """Leave a table in which nothing runs any more."""
+        for name in self._started:
+            self._lines[name] = replace(self._lines[name], state="stopped", note="")
+        if self._screen.is_live:
+            self._show()
 
-
-def run_cells(
-    grid: Grid, cells: Sequence[Cell], settings: GridSettings, parallel: int
-) -> dict[str, Failure]:
-    """Run these cells on this machine, at most `parallel` at a time (0: one per GPU, or per core).
-
-    Returns those that failed, whose run folder then says why.
-    """
-    if not cells:
-        return {}
-    by_name = {cell.name: cell for cell in cells}
-    devices = [] if settings.distributed.device == "cpu" else find_devices()
-    num_cores = count_cores()
-    num_slots = min(parallel or len(devices) or num_cores, len(cells))
-    slots = [devices[slot % len(devices)] if devices else "" for slot in range(num_slots)]
-    num_threads = settings.distributed.cpu_threads or max(1, num_cores // num_slots)
-    jobs = {}
-    for name, cell in by_name.items():
-        (cell.folder / ERROR).unlink(missing_ok=True)
-        jobs[name] = TrainJob(_with_threads(cell.config, num_threads))
-    failures = run_queue(
-        jobs,
-        slots,
-        grid.folder / "logs",
-        lambda name: read_progress(by_name[name]),
-        lambda name: summary(by_name[name]),
-    )
-    for name, failure in failures.items():
-        folder = by_name[name].folder
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ERROR, f"{failure.message}\nlog: {failure.log}\n".encode())
-    return failures
-
-
-def summary(cell: Cell) -> str:
-    """What a cell that is done reached, in a line."""
-    metrics = read_result(cell.folder)["metrics"]
-    shown = [
-        f"{name} {factor * metrics[key]:.1f}"
-        for key, name, factor in (
-            ("accu", "accu", 100),
-            ("miou19", "mIoU (19)", 100),
-            ("fid", "FID", 1),
-            ("fd_lite0", "fd_lite0", 1),
-        )
-        if metrics.get(key) is not None
-    ]
-    return "  ".join(["done", *shown])
-
-
-def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:
-    threads = config.distributed.model_copy(update={"cpu_threads": num_threads})
-    return config.model_copy(update={"distributed": threads})
+    def _show(self) -> None:
+        self._screen.show(self._title, list(self._lines.values()), on_slurm=False)

@@ -1,6 +1,9 @@
 """How far a cell is, read from its run folder."""
 
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +15,7 @@ from maskrestore.runs.metrics_file import newest_first
 from maskrestore.runs.result import read_result
 from maskrestore.runs.resume_check import differing_keys, read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
-from maskrestore.utils.files import file_sha256, is_locked
+from maskrestore.utils.files import file_sha256, is_locked, lock
 
 ERROR = "error.txt"
 """In the run folder of a cell whose last attempt failed: why."""
@@ -103,20 +106,18 @@ def check_unchanged(grid: Grid) -> None:
 
 def _differences(cell: Cell) -> list[str]:
     """What in its run folder is of another experiment than the cell."""
-    found = []
+    different = []
     path = cell.folder / "config.yaml"
     if path.is_file():
-        found += differing_keys(read_run_config(path), cell.config)
+        different += differing_keys(read_run_config(path), cell.config)
     if (cell.folder / "result.json").is_file():
-        then, generator = (
-            read_result(cell.folder).get("generator_sha256"),
-            cell.config.generator.path,
-        )
+        then = read_result(cell.folder).get("generator_sha256")
+        generator = cell.config.generator.path
         if then is not None and generator is not None and generator.is_file():
             now = file_sha256(generator)
             if then != now:
-                found.append(f"generator {str(then)[:12]} -> {now[:12]}")
-    return found
+                different.append(f"generator {str(then)[:12]} -> {now[:12]}")
+    return different
 
 
 def print_plan(grid: Grid, plan: Mapping[str, str], data: DataConfig) -> None:
@@ -146,3 +147,22 @@ def check_idle(grid: Grid, states: Mapping[str, State]) -> None:
             f"{grid.folder}: other processes are at work on {', '.join(busy)}; let them end or "
             "stop them, or give runs=OTHER_FOLDER"
         )
+
+
+@contextmanager
+def held(folder: Path, patience_seconds: float = 300) -> Iterator[None]:
+    """The grid folder, for this process alone; another submit.py at work is waited for."""
+    deadline, was_told = time.monotonic() + patience_seconds, False
+    while True:
+        try:
+            file = lock(folder)
+            break
+        except UserError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"{folder}: another submit.py is at work on this grid") from error
+            if not was_told:
+                print(f"waiting for another submit.py at work on {folder}", file=sys.stderr)
+                was_told = True
+            time.sleep(1)
+    with file:
+        yield

@@ -1,6 +1,7 @@
 """SLURM as its own commands tell it: the home of squeue, sinfo, scontrol, scancel and sacct."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
@@ -187,21 +188,11 @@ def _parts(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield values[start : start + size]
 
 
-def parse_seconds(clock: str) -> int:
-    """[days-]hours:minutes:seconds; 0 for UNLIMITED and the like."""
-    days, _, rest = clock.rpartition("-")
-    parts = rest.split(":")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        return 0
-    hours, minutes, seconds = map(int, parts)
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def parse_minutes(text: str) -> float | None:
-    """A time as sinfo writes it, [days-]hours:minutes:seconds, in minutes; None for infinite."""
-    if text in ("infinite", "UNLIMITED", "n/a"):
+def parse_clock(text: str) -> int | None:
+    """Seconds of a time as SLURM's commands write it, [days-][hours:]minutes:seconds; None for
+    infinite, UNLIMITED and whatever else is no time."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if match is None:
         return None
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    hours, minutes, seconds = [0] * (3 - len(parts)) + parts
-    return (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
+    days, hours, minutes, seconds = (int(digits or 0) for digits in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from launch.grid.state import ERROR
-from launch.slurm.commands import dead_nodes, ended_states, parse_seconds
+from launch.slurm.commands import dead_nodes, ended_states, parse_clock
 from launch.slurm.journal import USER_MISTAKE, Attempt, Event
 from maskrestore.config.cli import RESUME_STATUS
 
@@ -30,8 +30,13 @@ def is_preempted(facts: dict[str, str]) -> bool:
 
 def is_out_of_time(facts: dict[str, str]) -> bool:
     """Whether the job has run for as long as it may."""
-    limit, passed = (parse_seconds(facts.get(key, "")) for key in ("TimeLimit", "RunTime"))
-    return 0 < limit <= passed
+    limit, passed = times_of(facts)
+    return limit is not None and limit <= passed
+
+
+def times_of(facts: dict[str, str]) -> tuple[int | None, int]:
+    """The job's time limit, None without one, and how long it has run, in seconds."""
+    return parse_clock(facts.get("TimeLimit", "")), parse_clock(facts.get("RunTime", "")) or 0
 
 
 def describe_end(attempt: Attempt, status: int, facts: dict[str, str]) -> tuple[str, list[str]]:
@@ -64,8 +69,8 @@ def why_asked(facts: dict[str, str]) -> str:
     """Why SLURM sent a signal."""
     if is_preempted(facts):
         return "preempted"
-    limit, passed = (parse_seconds(facts.get(key, "")) for key in ("TimeLimit", "RunTime"))
-    return "time limit" if limit and passed > limit / 2 else "asked to stop"
+    limit, passed = times_of(facts)
+    return "time limit" if limit is not None and passed > limit / 2 else "asked to stop"
 
 
 def find_cause(began: Event) -> tuple[str, list[str]]:

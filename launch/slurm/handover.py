@@ -1,4 +1,4 @@
-"""A grid is handed to SLURM: what is neither done nor there already, as one submission."""
+"""A grid is run on this machine, or handed to SLURM: what is neither done nor there already."""
 
 import re
 import shlex
@@ -9,23 +9,27 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from launch.grid.cells import Cell, Grid, GridSettings
-from launch.grid.state import check_idle, describe, print_plan, read_state
-from launch.slurm.commands import QueuedJob, cancel
-from launch.slurm.plan import check_cells, check_queued, held, plan_steps, read_queue
-from launch.slurm.resources import SlurmConfig, check_resources, read_partitions
+from launch.grid.cells import Cell, Grid, GridSettings, read_grid
+from launch.grid.missing_shards import check_source
+from launch.grid.run_here import run_here
+from launch.grid.snapshot import snapshot
+from launch.grid.state import check_idle, check_unchanged, describe, held, print_plan, read_state
+from launch.slurm.commands import QueuedJob, cancel, has_slurm
+from launch.slurm.plan import check_cells, check_queued, plan_steps
+from launch.slurm.resources import SlurmConfig, check_resources, read_partitions, with_profile
+from launch.slurm.sbatch import Step, check_steps, show_step
 from launch.slurm.submission import (
+    Queue,
     describe_job,
-    read_submissions,
-    show_scripts,
-    submit_steps,
-    withdraw,
+    read_queue,
+    submit_step,
+    withdraw_left_over,
 )
 from maskrestore.utils.errors import ConfigError
 
 
 class SubmitConfig(GridSettings):
-    """The words of this program."""
+    """The words of launch/submit.py."""
 
     cluster: Literal["auto", "slurm", "local"] = "auto"
     """Where to run: auto is SLURM where there is one, else this machine."""
@@ -43,26 +47,46 @@ class SubmitConfig(GridSettings):
     slurm: SlurmConfig = SlurmConfig()
 
 
+def submit_grid(words: Sequence[str]) -> int:
+    """Run the grid, or hand it to SLURM; 0 if every cell is done or handed over, 1 if one failed, 2
+    if the user can mend it."""
+    settings, grid = read_grid(SubmitConfig, words)
+    cells = choose_cells(grid, settings.cells)
+    check_unchanged(grid)
+    check_source(settings.data)
+    if has_slurm(settings.cluster):
+        resources = with_profile(settings.profile, settings.slurm)
+        return run_on_slurm(settings, grid, cells, resources, report_words(words))
+    states = {cell.name: read_state(cell) for cell in grid.cells}
+    print_plan(grid, {name: describe(state) for name, state in states.items()}, settings.data)
+    if settings.dry_run:
+        return 0
+    again = shlex.join(["python", "launch/submit.py", *words])
+    report = shlex.join(["python", "launch/report.py", *report_words(words)])
+    with held(grid.folder, patience_seconds=0):
+        check_idle(grid, states)
+        return run_here(grid, cells, settings, settings.parallel, again, report)
+
+
 def run_on_slurm(
     settings: SubmitConfig,
     grid: Grid,
-    chosen: Sequence[Cell],
-    wanted: SlurmConfig,
+    cells: Sequence[Cell],
+    resources: SlurmConfig,
     words: Sequence[str],
 ) -> int:
     """Hand SLURM what is neither done nor with it already. words: those for report and status."""
-    check_resources(wanted, read_partitions())
-    check_cells(chosen, wanted)
+    check_resources(resources, read_partitions())
+    check_cells(cells, resources)
     with nullcontext() if settings.dry_run else held(grid.folder):
-        left_over = [each for each in read_submissions(grid.folder) if not each.is_whole]
-        for submission in left_over if not settings.dry_run else []:
-            withdraw(submission)
-        queue, submissions = read_queue(grid)
+        if not settings.dry_run:
+            withdraw_left_over(grid.folder)
+        queue, submissions = read_queue(grid.folder)
         check_queued(grid, queue, submissions)
         states = {cell.name: read_state(cell) for cell in grid.cells}
         waiting = [
             cell
-            for cell in chosen
+            for cell in cells
             if states[cell.name].kind != "done" and cell.name not in queue.cells
         ]
         check_idle(grid, {cell.name: states[cell.name] for cell in waiting})
@@ -70,16 +94,16 @@ def run_on_slurm(
         plan |= {name: describe_job(job) for name, job in queue.cells.items() if name in plan}
         print_plan(grid, plan, settings.data)
         tell_removed({n: job for n, job in queue.cells.items() if n not in states}, settings)
-        steps = plan_steps(grid, waiting, queue, wanted, words)
+        steps = plan_steps(grid, waiting, queue, resources, words)
         if settings.dry_run:
-            complaints = show_scripts(grid, steps, grid.folder / "code", settings.parallel)
-            return 2 if complaints else 0
+            passed = [show_step(step, grid.folder, settings.parallel) for step in steps]
+            return 0 if all(passed) else 2
         if not steps:
             print("nothing to submit")
         submit_steps(grid, steps, queue, settings.parallel)
     ending = [
         cell.name
-        for cell in chosen
+        for cell in cells
         if cell.name in queue.cells
         and queue.cells[cell.name].state == "COMPLETING"
         and states[cell.name].kind != "done"
@@ -91,6 +115,26 @@ def run_on_slurm(
     return 0
 
 
+def submit_steps(grid: Grid, steps: Sequence[Step], queue: Queue, parallel: int) -> None:
+    """Hand all steps to SLURM, each behind those that it waits for, and tell their jobs."""
+    check_steps(steps, grid.folder, parallel)
+    code = snapshot(grid.folder.absolute() / "code")
+    if any(step.kind == "report" for step in steps):
+        cancel([job.id for job in queue.kinds.get("report", []) if job.state == "PENDING"])
+    ids: dict[str, str] = {}
+    for step in steps:
+        after = [
+            f"{condition}:{job}"
+            for condition, kind in step.after
+            for job in [*queue.ids(kind), *([ids[kind]] if kind in ids else [])]
+        ]
+        ids[step.kind] = submit_step(step, grid.folder, code, after, parallel)
+        text = f"{step.kind:<10} job {ids[step.kind]}"
+        if len(step.jobs) > 1:
+            text += f", an array of {len(step.jobs)}"
+        print(text + (f", after {', '.join(after)}" if after else ""), flush=True)
+
+
 def choose_cells(grid: Grid, names: str) -> list[Cell]:
     """The cells of these names, with the image generator's cell, which all of them need.
 
@@ -98,16 +142,16 @@ def choose_cells(grid: Grid, names: str) -> list[Cell]:
     """
     if not names:
         return list(grid.cells)
-    wanted = [name.strip() for name in names.split(",")]
+    chosen = [name.strip() for name in names.split(",")]
     known = [cell.name for cell in grid.cells]
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ConfigError(f"no such cells: {', '.join(unknown)}; there are: {', '.join(known)}")
-    return [cell for cell in grid.cells if cell.name in wanted or cell is grid.generator_cell]
+    return [cell for cell in grid.cells if cell.name in chosen or cell is grid.generator_cell]
 
 
 def report_words(words: Sequence[str]) -> list[str]:
-    """The words less those of this program alone."""
+    """The words less those of launch/submit.py alone."""
     own = set(SubmitConfig.model_fields) - set(GridSettings.model_fields)
     return [word for word in words if re.split("[.=]", word)[0] not in own]
 

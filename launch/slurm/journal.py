@@ -1,6 +1,7 @@
 """A run's attempts: when SLURM started it, where, from which image, and how it ended.
 
-RUN/attempts.jsonl holds a line per event, each with "event" and "time" (seconds since 1970):
+RUN/attempts.jsonl holds a line per event, each with "event" and "time" (seconds since 1970); for a
+part of masks that are restored, "num_images" counts these:
   began     an attempt: "job", "restart", "nodes", "num_images" at its start, "code" (a snapshot)
   ended     its end: "reason", "status" if there was one, "is_crash", "num_images" saved, nodes
             at fault as "faulty"
@@ -12,14 +13,33 @@ RUN/attempts.jsonl holds a line per event, each with "event" and "time" (seconds
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 JOURNAL = "attempts.jsonl"
 
-
 Event = dict[str, Any]
+
+USER_MISTAKE = 2
+"""Exit status of a run that another attempt would not help."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """This start of a job: the job, how often it was started before, and the nodes it has now."""
+
+    run: Path
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    max_idle_restarts: int
+    count_saved: Callable[[], int]
+    """What is on disk by now and another attempt need not do again: images seen by the newest
+    checkpoint, or restored masks."""
+    unit: str = "image"
+    """Of what it counts: image or mask."""
 
 
 def note(run: Path, event: str, **facts: Any) -> None:
@@ -91,18 +111,3 @@ def newest_checkpoint(run: Path) -> int:
     """Images seen by the newest checkpoint; 0 without one."""
     names = [path.name for path in (run / "checkpoints").glob("[0-9]" * 9)]
     return max(map(int, names), default=0)
-
-
-USER_MISTAKE = 2
-"""Exit status of a run that another attempt would not help."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """This start of a job: the job, how often it was started before, and the nodes it has now."""
-
-    run: Path
-    job: str
-    restart: int
-    nodes: tuple[str, ...]
-    max_idle_restarts: int

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from launch.slurm.commands import ask, parse_minutes
+from launch.slurm.commands import ask, parse_clock
 from maskrestore.config.settings import CONFIGS, Section, find_config, merge, read_yaml, validate
 from maskrestore.utils.errors import ConfigError
 
@@ -115,12 +115,13 @@ def read_partitions() -> list[Partition]:
     rows = []
     for line in ask("sinfo", "--noheader", "--format=%P|%a|%l|%D|%c|%m|%G").splitlines():
         name, up, limit, nodes, cpus, memory, generic = line.split("|", 6)
+        seconds = parse_clock(limit)
         rows.append(
             Partition(
                 name.removesuffix("*"),
                 name.endswith("*"),
                 up == "up",
-                parse_minutes(limit),
+                None if seconds is None else seconds / 60,
                 int(nodes),
                 int(cpus.rstrip("+")),
                 int(memory.rstrip("+")) / 1024,
@@ -136,11 +137,11 @@ def _count_gpus(generic: str) -> int:
     return sum(int(e[-1]) for e in entries if e[0] == "gpu" and e[-1].isdecimal())
 
 
-def check_resources(wanted: SlurmConfig, partitions: Sequence[Partition]) -> None:
+def check_resources(resources: SlurmConfig, partitions: Sequence[Partition]) -> None:
     """ConfigError with everything that no node of the partition could ever give."""
     known = sorted({row.name for row in partitions})
-    rows = [row for row in partitions if row.name == wanted.partition]
-    if not wanted.partition:
+    rows = [row for row in partitions if row.name == resources.partition]
+    if not resources.partition:
         rows = [row for row in partitions if row.is_default]
         if not rows:
             raise ConfigError(
@@ -148,7 +149,8 @@ def check_resources(wanted: SlurmConfig, partitions: Sequence[Partition]) -> Non
             )
     if not rows:
         raise ConfigError(
-            f"slurm.partition={wanted.partition}: no such partition; there are: {', '.join(known)}"
+            f"slurm.partition={resources.partition}: no such partition; there are: "
+            + ", ".join(known)
         )
     name = rows[0].name
     mistakes = []
@@ -156,29 +158,29 @@ def check_resources(wanted: SlurmConfig, partitions: Sequence[Partition]) -> Non
         mistakes.append(f"slurm.partition={name}: closed at present")
     limits = [row.minutes for row in rows]
     longest = None if None in limits else max(limit for limit in limits if limit is not None)
-    if longest is not None and wanted.minutes > longest:
+    if longest is not None and resources.minutes > longest:
         mistakes.append(
-            f"slurm.minutes={wanted.minutes}: partition {name} allows {longest:.0f}; longer runs "
-            "are requeued and go on"
+            f"slurm.minutes={resources.minutes}: partition {name} allows {longest:.0f}; longer "
+            "runs are requeued and go on"
         )
-    if wanted.signal_seconds >= wanted.minutes * 60:
+    if resources.signal_seconds >= resources.minutes * 60:
         mistakes.append(
-            f"slurm.signal_seconds={wanted.signal_seconds}: not before a time limit of "
-            f"slurm.minutes={wanted.minutes}"
+            f"slurm.signal_seconds={resources.signal_seconds}: not before a time limit of "
+            f"slurm.minutes={resources.minutes}"
         )
-    num_cpus = wanted.num_tasks_per_node * max(1, wanted.cpus_per_task)
-    for asked, attribute, key, what in (
-        (wanted.gpus_per_node, "num_gpus", "slurm.gpus_per_node", "GPUs"),
+    num_cpus = resources.num_tasks_per_node * max(1, resources.cpus_per_task)
+    for number, attribute, key, what in (
+        (resources.gpus_per_node, "num_gpus", "slurm.gpus_per_node", "GPUs"),
         (num_cpus, "num_cpus", "slurm.tasks_per_node x slurm.cpus_per_task", "cores"),
-        (wanted.memory_gb, "memory_gb", "slurm.memory_gb", "GB of memory"),
+        (resources.memory_gb, "memory_gb", "slurm.memory_gb", "GB of memory"),
     ):
         most = max(getattr(row, attribute) for row in rows)
-        if asked > most:
+        if number > most:
             mistakes.append(
-                f"{key}={asked:g}: no node of partition {name} has more than {most:g} {what}"
+                f"{key}={number:g}: no node of partition {name} has more than {most:g} {what}"
             )
     num_nodes = sum(row.num_nodes for row in rows)
-    if wanted.nodes > num_nodes:
-        mistakes.append(f"slurm.nodes={wanted.nodes}: partition {name} has {num_nodes}")
+    if resources.nodes > num_nodes:
+        mistakes.append(f"slurm.nodes={resources.nodes}: partition {name} has {num_nodes}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))

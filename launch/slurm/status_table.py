@@ -1,12 +1,10 @@
 """Where each cell of a grid stands, as lines of a table, and what its job printed."""
 
-import shutil
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from launch.grid.cell_table import Line
 from launch.grid.cells import Cell, Grid
 from launch.grid.state import ERROR, read_state
 from launch.slurm import journal
@@ -14,25 +12,12 @@ from launch.slurm.commands import QueuedJob, ended_states
 from launch.slurm.submission import Queue, Submission, read_submissions
 from maskrestore.utils.errors import ConfigError, UserError
 
-COLORS = {"done": 32, "running": 36, "waiting": 33, "failed": 31, "gave up": 31, "ended": 31}
-
-
-HEADINGS = ("cell", "state", "progress", "img/s", "loss", "ETA", "restarts", "nodes", "note")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A cell of the table. state: what COLORS knows, or missing, stopped, cancelled."""
-
-    state: str
-    texts: tuple[str, ...]
-
 
 def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission]) -> Line:
     """A cell, from its run folder, its journal and SLURM's queue."""
     state = read_state(cell)
     events = journal.read_journal(cell.folder)
-    progress, restarts = state.progress, journal.num_restarts(events)
+    restarts = journal.num_restarts(events)
     kind: str = state.kind
     note = nodes = ""
     began = [event for event in events if event["event"] == "began"]
@@ -50,22 +35,7 @@ def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission
     away = sorted({node for e in events if e["event"] == "excluded" for node in e["nodes"]})
     if away:
         note += f"; kept away from {', '.join(away)}, which failed it twice"
-    seen, total = progress.num_images, progress.total_images
-    speed = progress.images_per_second if kind == "running" else 0.0
-    shown = progress.losses.items() if kind != "done" else ()  # what is done needs no watching
-    losses = " ".join(f"{term} {value:.3g}" for term, value in shown)
-    texts = (
-        cell.name,
-        kind,
-        bar(1.0 if kind == "done" else seen / total if total else 0.0) if total else "-",
-        f"{speed:.1f}" if speed else "-",
-        losses or "-",
-        clock((total - seen) / speed) if speed and seen < total else "-",
-        str(restarts) if restarts else "-",
-        nodes or "-",
-        note.removeprefix("; "),
-    )
-    return Line(kind, texts)
+    return Line(cell.name, kind, state.progress, note.removeprefix("; "), restarts, nodes)
 
 
 def describe_end(
@@ -78,7 +48,8 @@ def describe_end(
         return "cancelled", events[-1]["reason"]
     if (cell.folder / ERROR).is_file():
         return "failed", " ".join((cell.folder / ERROR).read_text(encoding="utf-8").split())
-    job = next((found for each in reversed(submissions) if (found := each.job_of(cell.name))), None)
+    newest_first = (submission.job_of(cell.name) for submission in reversed(submissions))
+    job = next(filter(None, newest_first), None)
     if job is None:
         return kind, ""
     state = (ended_states(job) or ["without a word"])[-1]
@@ -90,42 +61,14 @@ def describe_end(
     return "ended", f"job {job}: {state}" + (f"; {told[-1]}" if told else "")
 
 
-def table(grid: Grid, lines: Sequence[Line], queue: Queue, trouble: str) -> str:
-    """All cells, a line each, cut to the terminal; then the jobs that are not cells."""
-    rows = [HEADINGS, *(line.texts for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    is_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else 10_000
-    counts: dict[str, int] = {}
-    for line in lines:
-        counts[line.state] = counts.get(line.state, 0) + 1
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    out = [f"{grid.name} in {grid.folder}: {summary}"]
-    for row, state in zip(rows, ["", *(line.state for line in lines)], strict=True):
-        text = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        text = text.rstrip()[:width]
-        color = COLORS.get(state) if is_terminal else None
-        out.append(f"\x1b[{color}m{text}\x1b[0m" if color else text)
-    for kind, jobs in queue.others.items():
-        if kind not in ("cells", "generator"):
-            out += [f"{kind}: job {job.id} {job.state.lower()} ({job.reason})" for job in jobs]
-    return "\n".join([*out, *([trouble] if trouble else [])])
-
-
-def bar(fraction: float, width: int = 12) -> str:
-    """A fraction as a picture of `width` characters, and in %."""
-    eighths = round(8 * width * fraction)
-    full, rest = divmod(eighths, 8)
-    blocks = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-    return f"{blocks.ljust(width, '·')} {100 * fraction:3.0f} %"
-
-
-def clock(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
-    return f"{whole // 60}:{whole % 60:02d}"
+def describe_others(queue: Queue) -> list[str]:
+    """The jobs that are not cells, a line each."""
+    return [
+        f"{kind}: job {job.id} {job.state.lower()} ({job.reason})"
+        for kind, jobs in queue.kinds.items()
+        if kind not in ("cells", "generator")
+        for job in jobs
+    ]
 
 
 def find_log(grid: Grid, name: str) -> Path:
@@ -134,12 +77,12 @@ def find_log(grid: Grid, name: str) -> Path:
     if name not in {cell.name for cell in grid.cells}:
         known = ", ".join(cell.name for cell in grid.cells)
         raise ConfigError(f"logs={name}: no such cell; there are: {known}")
-    logs = [each.log(name) for each in read_submissions(grid.folder)]
-    logs += list((grid.folder / "logs" / name).glob("*/*_0_log.out"))
-    found = [log for log in logs if log is not None and log.is_file()]
-    if not found:
+    submissions = read_submissions(grid.folder)
+    logs = [log for submission in submissions if (log := submission.log(name))]
+    logs += (grid.folder / "logs" / name).glob("*/*_0_log.out")
+    if not logs:
         raise UserError(f"{name} has not run yet: there is no log of it in {grid.folder}")
-    return max(found, key=lambda log: log.stat().st_mtime)
+    return max(logs, key=lambda log: log.stat().st_mtime)
 
 
 def show_log(grid: Grid, name: str, follow: bool, num_lines: int = 60) -> None:

@@ -3,7 +3,7 @@
 python -m launch.slurm.supervisor begin WHAT
 python -m launch.slurm.supervisor end WHAT STATUS
 
-WHAT is a folder of launch/submission.py, or a run folder; STATUS is that of srun. The batch shell
+WHAT is a folder of slurm/submission.py, or a run folder; STATUS is that of srun. The batch shell
 outlives the tasks, however they end: it writes RUN/attempts.jsonl, puts the job back into the queue
 where another attempt can help, away from nodes that failed the run twice, and else gives up.
 """
@@ -33,10 +33,8 @@ from maskrestore.utils.files import write_atomically
 
 Answer = TypeVar("Answer")
 
-
 PATIENCE_SECONDS = 300.0
 """How long a controller may be away, as for a restart or a failover."""
-
 
 PATIENT_FACTOR = 5
 """Restarts without progress that a run is allowed for each one after a crash."""
@@ -47,12 +45,9 @@ def main(words: Sequence[str]) -> int:
     verb, what, *rest = words
     status = int(rest[0]) if rest else 0
     try:
-        run, max_idle_restarts = find_run(Path(what))
-        if run is None:
+        attempt = read_attempt(Path(what))
+        if attempt is None:
             return status
-        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        nodes = tuple(patiently(lambda: expand_nodes(os.environ["SLURM_JOB_NODELIST"])))
-        attempt = Attempt(run, own_job(), restart, nodes, max_idle_restarts)
         return begin(attempt) if verb == "begin" else end(attempt, status)
     except (UserError, OSError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
@@ -79,19 +74,32 @@ def own_job() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def find_run(what: Path) -> tuple[Path | None, int]:
-    """The run folder of this job, and its number of restarts without progress; None for a job that
-    is not a run. Raises UserError if the submission was taken back."""
-    if not (what / SUBMISSION).is_file():
-        return what, SlurmConfig().max_idle_restarts
-    if (what / WITHDRAWN).exists():
-        raise UserError(f"{what.name}: taken back, since submit.py died half-way; nothing is done")
-    content = json.loads((what / SUBMISSION).read_text(encoding="utf-8"))
-    cells = list(content["cells"].values())
-    if not cells:
-        return None, 0
-    config = cells[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
-    return Path(content["folder"], config["run"]), content["max_idle_restarts"]
+def read_attempt(what: Path) -> Attempt | None:
+    """This start of this job; None for a job that is not a run. Raises UserError if the submission
+    was taken back."""
+    settings, folder = {"run": str(what)}, Path()
+    max_idle_restarts = SlurmConfig().max_idle_restarts
+    if (what / SUBMISSION).is_file():
+        if (what / WITHDRAWN).exists():
+            raise UserError(
+                f"{what.name}: taken back, since submit.py died half-way; nothing is done"
+            )
+        content = json.loads((what / SUBMISSION).read_text(encoding="utf-8"))
+        if not content["cells"]:
+            return None
+        number = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        settings = list(content["cells"].values())[number]
+        folder, max_idle_restarts = Path(content["folder"]), content["max_idle_restarts"]
+    run = folder / settings["run"]
+    count_saved, unit = partial(journal.newest_checkpoint, run), "image"
+    if "part" in settings:
+        from maskrestore.inference.output.journal import count_done
+
+        output = folder / settings["output"]
+        count_saved, unit = partial(count_done, output, settings["part"]), "mask"
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    nodes = tuple(patiently(lambda: expand_nodes(os.environ["SLURM_JOB_NODELIST"])))
+    return Attempt(run, own_job(), restart, nodes, max_idle_restarts, count_saved, unit)
 
 
 def begin(attempt: Attempt) -> int:
@@ -121,15 +129,15 @@ def begin(attempt: Attempt) -> int:
             reason=reason,
             is_crash=reason == WORDLESS,
             faulty=faulty,
-            num_images=journal.newest_checkpoint(run),
+            num_images=attempt.count_saved(),
         )
         events = journal.read_journal(run)
     if has_to_give_up(attempt, events):
         return USER_MISTAKE
     away_from = nodes_to_leave(attempt, events)
     # Once: where SLURM does not take the exclusion, a doubtful node is better than none.
-    told = [event["nodes"] for event in events if event["event"] == "excluded"]
-    if set(away_from) & set(attempt.nodes) and away_from not in told:
+    excluded = [event["nodes"] for event in events if event["event"] == "excluded"]
+    if set(away_from) & set(attempt.nodes) and away_from not in excluded:
         return requeue(attempt, away_from)
     (run / ERROR).unlink(missing_ok=True)
     journal.note(
@@ -138,7 +146,7 @@ def begin(attempt: Attempt) -> int:
         job=attempt.job,
         restart=attempt.restart,
         nodes=attempt.nodes,
-        num_images=journal.newest_checkpoint(run),
+        num_images=attempt.count_saved(),
         code=str(ROOT),
     )
     return 0
@@ -162,7 +170,7 @@ def end(attempt: Attempt, status: int) -> int:
         status=status,
         is_crash=status not in (0, RESUME_STATUS) and not is_requeued(attempt, facts),
         faulty=faulty,
-        num_images=journal.newest_checkpoint(run),
+        num_images=attempt.count_saved(),
     )
     if status in (0, USER_MISTAKE) or is_cancelled(attempt, facts) or is_requeued(attempt, facts):
         return status
@@ -174,13 +182,13 @@ def end(attempt: Attempt, status: int) -> int:
 
 def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
     """Whether restarting has not helped often enough; the run folder then says so."""
-    saved = journal.newest_checkpoint(attempt.run)
+    saved = attempt.count_saved()
     idle, crashes = journal.count_idle_restarts(events, attempt.job, saved)
     # Who is preempted or out of time has done nothing wrong; for ever is too long all the same.
     if crashes < attempt.max_idle_restarts and idle < PATIENT_FACTOR * attempt.max_idle_restarts:
         return False
     last = next(event["reason"] for event in reversed(events) if event["event"] == "ended")
-    reason = f"no progress in {idle} restarts from image {saved}; the last one: {last}"
+    reason = f"no progress in {idle} restarts from {attempt.unit} {saved}; the last one: {last}"
     journal.note(attempt.run, "gave up", reason=reason)
     write_atomically(attempt.run / ERROR, f"{reason}\n".encode())
     print(reason)

@@ -1,6 +1,6 @@
 """Submitting on a real SLURM of four nodes: whole grids, mistakes, kills, and what is then known.
 
-tests/test_slurm_plan.py has more of it, without a cluster.
+tests/launch/slurm/test_plan.py has more of it, without a cluster.
 """
 
 import json

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import HIDDEN, SHOWN, UP, Terminal, plain
 
-from launch.grid.local_queue import View, find_devices, run_queue
+from launch.grid.local_queue import run_queue
+from launch.grid.run_here import find_devices
 from launch.grid.state import Progress
 
 
@@ -29,7 +31,9 @@ def make_job(act: Callable[[], str | None]) -> Callable[[str], str | None]:
 
 
 def run(jobs: dict[str, Any], folder: Path, slots: list[str]) -> dict[str, Any]:
-    return run_queue(jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "done")
+    return run_queue(
+        "g in runs", jobs, slots, folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "FID 3"
+    )
 
 
 @pytest.mark.slow
@@ -87,7 +91,7 @@ def test_a_failing_job_leaves_the_others_alone_and_tells_why(
     assert [name for name, failure in failures.items() if failure.by_user] == ["wrong"]
     ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert len(ends) == 4
-    assert any("good" in line and "done" in line for line in ends)
+    assert any("good" in line and "done  FID 3" in line for line in ends)
 
 
 @pytest.mark.slow
@@ -100,8 +104,8 @@ def test_an_old_log_folder_is_not_mistaken_for_a_new_one(tmp_path: Path) -> None
 SLEEPERS = """
     import os, sys, time
     from pathlib import Path
-    from launch.local import run_queue
-    from launch.state import Progress
+    from launch.grid.local_queue import run_queue
+    from launch.grid.state import Progress
 
     class Sleeper:
         def __init__(self, path): self.path = path
@@ -115,7 +119,7 @@ SLEEPERS = """
     folder = Path(sys.argv[1])
     jobs = {name: Sleeper(str(folder / name)) for name in "abc"}
     try:
-        run_queue(jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
+        run_queue("", jobs, ["", ""], folder / "logs", lambda _: Progress(0, 0, {}), lambda _: "")
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -149,22 +153,67 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_bars_show_progress_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    view = View(1)
-    view.start("densify-ce", 0, Progress(0, 100, {}))
-    view.update("densify-ce", Progress(50, 100, {"ce": 0.25}))
-    view.update("densify-ce", Progress(100, 100, {"ce": 0.2}))
-    view.end("densify-ce", "done  accu 86.1")
-    view.close()
-    shown = capsys.readouterr()
-    assert "50/100" in shown.err
-    assert "ce=0.250" in shown.err
-    assert "evaluating" in shown.err
-    assert "[1/1] densify-ce" in shown.out
-    assert "accu 86.1" in shown.out
+WATCHED = """
+    import sys, time
+    from pathlib import Path
+    from launch.grid.local_queue import run_queue
+    from launch.grid.state import Progress
+
+    class Job:
+        def __init__(self, seconds, mistake): self.seconds, self.mistake = seconds, mistake
+        def __call__(self, devices):
+            import time
+            time.sleep(self.seconds)
+            return self.mistake
+
+    def progress(name):
+        passed = time.monotonic() - begun
+        return Progress(100 if passed > 3 else 50, 100, {"ce": 0.25}, 12.5)
+
+    begun = time.monotonic()
+    jobs = {"quick": Job(0, "no such file"), "slow": Job(5, None)}
+    jobs["late"] = Job(float(sys.argv[2]), None)
+    try:
+        run_queue("g in runs", jobs, ["", ""], Path(sys.argv[1]), progress, lambda _: "FID 3")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_table_of_all_jobs_while_they_run(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-c", textwrap.dedent(WATCHED), str(tmp_path), "0"])
+    title, _, *rows = plain(terminal.read(until=UP).partition(UP)[0])
+    assert title == "g in runs: 2 running, 1 waiting"
+    cells = [" ".join(row.split()) for row in rows if row]
+    assert cells == [
+        "quick running ██████ 50 % 12.5 ce 0.25 0:04",
+        "slow running ██████ 50 % 12.5 ce 0.25 0:04",
+        "late waiting ██████ 50 % - ce 0.25 -",
+    ]
+    assert terminal.end() == 0
+    assert any("evaluating" in line for line in plain(terminal.printed))
+    title, _, *rows = plain(terminal.printed.rpartition(UP)[2])
+    assert title == "g in runs: 1 failed, 2 done"
+    quick, slow, late = (row.split() for row in rows if row)
+    assert quick[:2] == ["quick", "failed"]
+    assert quick[-3:] == ["no", "such", "file"]
+    assert slow[:2] == ["slow", "done"]
+    assert late[-2:] == slow[-2:] == ["FID", "3"]
+    assert ": started" not in terminal.printed
+    assert terminal.printed.index(HIDDEN) < terminal.printed.rindex(SHOWN)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_leaves_a_table_in_which_nothing_runs(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-c", textwrap.dedent(WATCHED), str(tmp_path), "60"])
+    terminal.read(until="failed")
+    os.kill(terminal.process.pid, signal.SIGINT)
+    assert terminal.end() == 130
+    last = plain(terminal.printed.rpartition(UP)[2])
+    states = {line.split()[0]: line.split()[1] for line in last if line}
+    assert states["slow"] == "stopped"
+    assert terminal.printed.rindex(HIDDEN) < terminal.printed.rindex(SHOWN)
 
 
 def test_gpus_are_counted_as_nvidia_smi_lists_them(

@@ -1,4 +1,4 @@
-"""launch/submit.py grid=densify_extra without SLURM (with it: test_slurm_restore.py)."""
+"""launch/submit.py grid=densify_extra without SLURM (with it: system/test_slurm_restore.py)."""
 
 from pathlib import Path
 from subprocess import CompletedProcess

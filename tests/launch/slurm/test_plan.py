@@ -1,6 +1,6 @@
 """What submit.py hands to SLURM, against recorded answers of its commands; runs anywhere.
 
-tests/test_slurm.py is the same against a real cluster.
+tests/system/test_slurm.py is the same against a real cluster.
 """
 
 import json

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from slurm_answers import FakeSlurm, slurm, words
 
-from launch.slurm.commands import parse_minutes
+from launch.slurm.commands import parse_clock
 from launch.submit import main
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -105,8 +105,19 @@ def test_a_wrong_cell_stops_the_grid_before_anything_is_submitted(
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"),
-    [("1:00:00", 60), ("2-00:00:00", 2880), ("infinite", None), ("30:00", 30), ("0:30", 0.5)],
+    ("text", "seconds"),
+    [
+        ("1:00:00", 3600),
+        ("2-00:00:00", 2 * 24 * 3600),
+        ("1-02:03:04", ((24 + 2) * 60 + 3) * 60 + 4),
+        ("30:00", 1800),
+        ("0:30", 30),
+        ("infinite", None),
+        ("UNLIMITED", None),
+        ("Partition_Limit", None),
+        ("INVALID", None),
+        ("", None),
+    ],
 )
-def test_times_as_sinfo_writes_them(text: str, minutes: float | None) -> None:
-    assert parse_minutes(text) == minutes
+def test_times_as_slurms_commands_write_them(text: str, seconds: int | None) -> None:
+    assert parse_clock(text) == seconds
