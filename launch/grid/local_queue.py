@@ -18,6 +18,7 @@ from launch.grid.cells import Cell, Grid, GridSettings
 from launch.grid.jobs import TrainJob
 from launch.grid.state import ERROR, Progress, read_progress
 from maskrestore.config.run import RunConfig
+from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import write_atomically
 from maskrestore.utils.system import count_cores
@@ -243,17 +244,9 @@ def run_cells(
 def summary(cell: Cell) -> str:
     """What a cell that is done reached, in a line."""
     metrics = read_result(cell.folder)["metrics"]
-    shown = [
-        f"{name} {factor * metrics[key]:.1f}"
-        for key, name, factor in (
-            ("accu", "accu", 100),
-            ("miou19", "mIoU (19)", 100),
-            ("fid", "FID", 1),
-            ("fd_lite0", "fd_lite0", 1),
-        )
-        if metrics.get(key) is not None
-    ]
-    return "  ".join(["done", *shown])
+    keys = [key for key in IN_SHORT if metrics.get(key) is not None]
+    figures = [f"{FIGURES[key].name} {FIGURES[key].text(metrics[key])}" for key in keys]
+    return "  ".join(["done", *figures])
 
 
 def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:

@@ -29,6 +29,11 @@ class Gain:
         known = [*self.seeds, *(self.interval or ())]
         return all(each > 0 for each in known) or all(each < 0 for each in known)
 
+    def text(self) -> str:
+        """In points, and its interval: +1.2 (+0.4 to +2.0)."""
+        value, *ends = (f"{100 * share:+.1f}" for share in (self.value, *(self.interval or ())))
+        return f"{value} ({' to '.join(ends)})" if ends else value
+
 
 def interval(row: Row, key: str) -> tuple[float, float] | None:
     """[low, high] of a row's figure, the mean over its seeds."""

@@ -11,51 +11,19 @@ from typing import Any
 
 from launch.grid.cells import Grid
 from launch.results.gains import gain, interval
-from launch.results.names import input_of
+from launch.results.names import PAPER_FIGURES, QUOTED, input_of
 from launch.results.page_pictures import NAMES, Pictures
-from launch.results.table import (
-    COMPARED,
-    QUOTED,
-    UNSURE,
-    WEAK,
-    Line,
-    Table,
-    columns,
-    mark,
-    said,
-    shown,
-)
+from launch.results.table import UNSURE, WEAK, Line, Table, columns, counting, mark, shown
 from launch.results.table_rows import Outcome, Row, untrained_rivals
 from maskrestore.data.labels import EVALUATED_IDS, LABELS
+from maskrestore.runs.figures import CAPTIONS, DISTANCES, FIGURES, SHARES
 from maskrestore.runs.metrics_file import read_metrics
 
-MORE = {
-    "accu": "accu",
-    "accu19": "accu (19)",
-    "accu_annotated": "accu, annotated",
-    "accu_unannotated": "accu, not annotated",
-    "boundary_f1": "boundary F, 1 px",
-    "boundary_f3": "boundary F, 3 px",
-    "boundary_f5": "boundary F, 5 px",
-    "boundary_iou": "boundary IoU",
-    "ece": "calibration error",
-}
-"""Figures of the second table, those aside that the first one has -> headings."""
+MORE = [key for key in SHARES if key != "miou_all"]
+"""Figures of the second table, those aside that the first one has."""
 
-
-KINDS = {
-    "input": "input mask",
-    "restored": "restored mask",
-    "true_mask": "true mask",
-    "synthesized": "synthesised image",
-    "real": "real image",
-}
-"""Kinds of pictures and what to call them, as maskrestore.pictures does."""
-
-
-EVALUATED = ("accu", "accu19", "miou19", "miou_all", "fid", "kid", "fd_lite0", "kd_lite0")
-"""Figures of an evaluation that are drawn over the images seen."""
-
+DRAWN = ("fid", "fd_lite0")
+"""Distances of evaluations that get a chart over the images seen, beside the figures that count."""
 
 MOST_POINTS = 400
 """Of one curve; longer ones are thinned, and the page says so."""
@@ -69,7 +37,7 @@ def report_data(
     words: what the user called the report with, less what says which files it writes.
     """
     headlines = columns(rows)
-    more = {key: name for key, name in MORE.items() if key not in headlines}
+    more = [key for key in MORE if key not in headlines]
     known = {key for key in more if any(row.figure(key) for row in rows)}
     pictures = Pictures()
     data = {
@@ -82,14 +50,19 @@ def report_data(
         ],
         "quoted": QUOTED,
         "hasSeeds": table.has_seeds,
+        "names": {key: figure.name for key, figure in FIGURES.items()},
+        "distances": DISTANCES,
+        "lowerIsBetter": [key for key, figure in FIGURES.items() if figure.lower_is_better],
+        "paperFigures": PAPER_FIGURES,
         "headlines": headlines,
-        "more": {key: name for key, name in more.items() if key in known},
-        "unmeasured": [name for key, name in more.items() if key not in known],
+        "counting": counting(rows),
+        "more": [key for key in more if key in known],
+        "unmeasured": [FIGURES[key].name for key in more if key not in known],
         "rows": [
             _row(row, rows, line, [*headlines, *more], pictures)
             for row, line in zip(rows, table.lines, strict=True)
         ],
-        "kinds": KINDS,
+        "kinds": CAPTIONS,
         "classes": [LABELS[number].name for number in EVALUATED_IDS],
         "colors": {name: "#{:02x}{:02x}{:02x}".format(*color) for color, name in NAMES.items()},
         "made": _made(rows),
@@ -174,7 +147,7 @@ def _row(
         "rival": getattr(_best(rivals, "miou19"), "name", None),
         "iou": _mean_iou(row),
         "byDegradation": _by_degradation(row),
-        "curves": [_curves(outcome) for outcome in row.outcomes],
+        "curves": [_curves(outcome, (*counting(rows), *DRAWN)) for outcome in row.outcomes],
         "seed": shown_cell.seed if shown_cell else None,
         "numPictures": row.config.evaluation.num_pictures,
         "samples": _samples(shown_cell) if shown_cell else [],
@@ -194,15 +167,15 @@ def _figure(key: str, row: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
     figure = row.figure(key)
     if figure is None:
         return None
-    found = gain(row, rows, key) if key in COMPARED and key in columns(rows) else None
+    more = gain(row, rows, key) if key in counting(rows) else None
     return {
         "text": shown(key, figure),
         "value": figure.mean,
         "interval": interval(row, key),
-        "mark": mark(row, rows, key) if found else "",
-        "gain": said(found) if found else None,
-        "isSure": found.is_sure if found else None,
-        "rival": found.rival.name if found else None,
+        "mark": mark(row, rows, key),
+        "gain": more.text() if more else None,
+        "isSure": more.is_sure if more else None,
+        "rival": more.rival.name if more else None,
     }
 
 
@@ -221,14 +194,15 @@ def _by_degradation(row: Row) -> dict[str, Any]:
     return dict(found or {})
 
 
-def _curves(outcome: Outcome) -> dict[str, Any]:
-    """The losses and evaluations of a run, each a list of [images seen, value]."""
+def _curves(outcome: Outcome, evaluated: Sequence[str]) -> dict[str, Any]:
+    """The losses and evaluations of a run, of these the figures `evaluated`: each a list of
+    [images seen, value]."""
     losses: dict[str, list[list[float]]] = {}
     evaluations: dict[str, list[list[float]]] = {}
     for line in read_metrics(outcome.cell.folder):
         for into, values in ((losses, line.get("losses")), (evaluations, line.get("evaluation"))):
             for key, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, int | float) and (into is losses or key in EVALUATED):
+                if isinstance(value, int | float) and (into is losses or key in evaluated):
                     into.setdefault(key, []).append([line["num_images"], float(f"{value:.5g}")])
     step = max((math.ceil(len(curve) / MOST_POINTS) for curve in losses.values()), default=1)
     return {
@@ -251,7 +225,7 @@ def _samples(outcome: Outcome) -> list[dict[str, Any]]:
 def _pictures(outcome: Outcome, pictures: Pictures) -> dict[str, dict[str, int]]:
     """Sample -> kind -> number of its picture."""
     found: dict[str, dict[str, int]] = {}
-    for kind in KINDS:
+    for kind in CAPTIONS:
         for path in sorted((outcome.cell.folder / "pictures").glob(f"*_{kind}.png")):
             number = pictures.add(path, kind)
             if number is not None:

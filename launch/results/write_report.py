@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.grid.cells import Grid
-from launch.results.names import paper_figures
+from launch.results.names import PAPER_FIGURES, paper_figures
 from launch.results.table_rows import Row
 from maskrestore.config.settings import flatten
 
@@ -26,7 +26,7 @@ def flat(rows: Sequence[Row]) -> str:
         if config.task == "synthesis":
             record["loss"] = None
         paper = paper_figures(config)
-        record |= dict(zip(("paper_accu", "paper_miou", "paper_fid"), paper, strict=True))
+        record |= dict(zip((f"paper_{key}" for key in PAPER_FIGURES), paper, strict=True))
         metrics = dict(outcome.result.get("metrics", {}))
         for name, (low, high) in (metrics.pop("intervals", None) or {}).items():
             metrics |= {f"{name}_low": low, f"{name}_high": high}

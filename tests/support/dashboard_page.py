@@ -133,6 +133,14 @@ def open_page(url: str, width: int = 1400) -> Iterator[Driver]:
         driver.quit()
 
 
+def emulate(driver: Driver, width: int, scheme: str) -> None:
+    """A screen so wide, and what its user prefers."""
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def texts(driver: Driver, selector: str) -> list[str]:
     """What the elements that a CSS selector finds say, as the page shows it; at one moment, since
     the page is drawn anew all the time."""

@@ -65,7 +65,9 @@ def test_each_run_folder_says_how_the_run_is(tmp_path: Path) -> None:
         "running": "running",
         "stopped": "stopped",
     }
-    assert runs["done"]["figures"] == {"accu": 0.8, "miou19": 0.4, "fid": 70.5}
+    assert runs["done"]["figures"] == [
+        *(("accuracy", 0.8, "ratio"), ("mIoU", 0.4, "ratio"), ("FID", 70.5, "plain"))
+    ]
     assert runs["failed"]["error"] == "out of memory log: x.out"
     assert [runs[name]["progress"] for name in ("running", "stopped", "done")] == [0.75, 0.25, 1.0]
     assert (runs["done"]["grid"], runs["alone"]["grid"]) == ("demo-table1", tmp_path.name)
@@ -113,7 +115,7 @@ def test_figures_and_progress_that_are_no_numbers_stay_json(tmp_path: Path) -> N
     (run / "starts").write_text("many")
     [found] = RunList(tmp_path).read().runs
     json.dumps(found, allow_nan=False)
-    assert (found["figures"], found["num_images"], found["starts"]) == ({}, 6, 0)
+    assert (found["figures"], found["num_images"], found["starts"]) == ([], 6, 0)
 
 
 def test_an_answer_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from launch.grid.cells import Cell, GridSettings, read_grid
 from launch.results.gains import gain, interval
 from launch.results.table import GAINS_TITLE
 from launch.results.table_rows import Row, read_rows
-from maskrestore.evaluation.segmentation import FIGURES, NUM_RESAMPLES, SegmentationMetrics
+from maskrestore.evaluation.segmentation import NUM_RESAMPLES, SegmentationMetrics
+from maskrestore.runs.figures import SHARES
 
 STEPS = [number / 1000 for number in range(41)]
 """Their 2.5th and 97.5th percentiles are the second and the last but one."""
@@ -40,7 +41,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
     metric.update(keys, restored, true, annotated, confidence)
     figures = metric.compute()
     resampled = metric.resamples["figures"]
-    assert list(resampled) == list(FIGURES)
+    assert list(resampled) == list(SHARES)
     drawn = torch.randint(
         num_samples, (NUM_RESAMPLES, num_samples), generator=torch.Generator().manual_seed(0)
     )
@@ -49,7 +50,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
         plain = SegmentationMetrics()
         plain.update(keys, restored[chosen], true[chosen], annotated[chosen], confidence[chosen])
         expected = plain.compute()
-        for name in FIGURES:
+        for name in SHARES:
             assert resampled[name][number] == pytest.approx(expected[name], rel=1e-8), name
     for name, ends in figures["intervals"].items():
         values = torch.tensor(resampled[name], dtype=torch.float64)
