@@ -157,16 +157,6 @@ def wait_in_page(
     return wait.until(lambda _: condition(), f"{what}\n{texts(driver, 'body')}")
 
 
-def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
 @contextmanager
 def metrics_of(runs: Path, run: Path, text: Callable[[float], str]) -> Iterator[None]:
     """Prometheus finds `run` in runs/targets, which answers with text(seconds since the start)."""
@@ -197,24 +187,3 @@ def metrics_of(runs: Path, run: Path, text: Callable[[float], str]) -> Iterator[
             path.unlink(missing_ok=True)
             server.shutdown()
             thread.join()
-
-
-def children_of(pid: int) -> set[int]:
-    """Processes that a process has started and that are still there."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it ended just now
-            continue
-        if int(parent) == pid and state != "Z":
-            found.add(int(stat.parent.name))
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -9,16 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard_page import (
-    children_of,
-    is_alive,
-    metrics_of,
-    needs_prometheus,
-    start_dashboard,
-    wait_until,
-)
+from dashboard_page import metrics_of, needs_prometheus, start_dashboard
 from dashboard_runs import RESULT, make_run, states, without_prometheus
 from forked import ROOT
+from processes import children_of, is_alive, wait_until
 from tiny_runs import free_port
 
 from launch.dashboards.prometheus_server import derive_config
