@@ -35,20 +35,10 @@ class Column:
 def draw_figure(grid: Grid) -> bytes | None:
     """The PNG of a grid, a row per val sample; None while no cell has pictures."""
     columns = _columns(grid)
-    kinds = sorted({(column.folder, column.kind) for column in columns})
-    drawn = [
-        {path.name.removesuffix(f"_{kind}.png") for path in folder.glob(f"*_{kind}.png")}
-        for folder, kind in kinds
-    ]
-    # Each run also draws its own worst and best samples, which the others need not have.
-    keys = sorted(set.intersection(*drawn) or set.union(*drawn)) if drawn else []
+    keys = _samples(columns)
     if not keys:
         return None
-    with Image.open(
-        next(c.path(key) for c in columns for key in keys if c.path(key).is_file())
-    ) as first:
-        tile = TILE_WIDTH, round(TILE_WIDTH * first.height / first.width)
-
+    tile = _tile_size(columns, keys)
     title_font, font = ImageFont.load_default(size=19), ImageFont.load_default(size=15)
     lefts = _left_edges(columns)
     top = MARGIN + 58
@@ -81,6 +71,24 @@ def draw_figure(grid: Grid) -> bytes | None:
     buffer = io.BytesIO()
     figure.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _samples(columns: list[Column]) -> list[str]:
+    """Keys of the samples that every column has, since each run also draws its own worst and best
+    ones; of all, if they have none in common."""
+    kinds = sorted({(column.folder, column.kind) for column in columns})
+    drawn = [
+        {path.name.removesuffix(f"_{kind}.png") for path in folder.glob(f"*_{kind}.png")}
+        for folder, kind in kinds
+    ]
+    return sorted(set.intersection(*drawn) or set.union(*drawn)) if drawn else []
+
+
+def _tile_size(columns: list[Column], keys: list[str]) -> tuple[int, int]:
+    """Width and height of a picture in the figure, in pixels; they keep their shape."""
+    paths = (column.path(key) for column in columns for key in keys)
+    with Image.open(next(path for path in paths if path.is_file())) as first:
+        return TILE_WIDTH, round(TILE_WIDTH * first.height / first.width)
 
 
 def _columns(grid: Grid) -> list[Column]:

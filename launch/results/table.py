@@ -69,33 +69,14 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
             number = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
             footnotes.append(f"{number} {row.name}: {remark}")
         lines.append(_line(row, rows, keys, number))
-    notes = ["Distances: lower is better. accu and mIoU in %."]
-    figures = [FIGURES[key] for key in keys]
-    notes += [f"{figure.name}: {figure.caption}." for figure in figures if figure.caption]
-    marks = {field[-1] for line in lines for field in line.ours}
-    if WEAK in marks:
-        trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
-        notes.append(
-            f"{WEAK} {trained} no better than the best untrained row of the same task and input."
-        )
-    if UNSURE in marks:
-        notes.append(
-            f"{UNSURE} Better than the best untrained row, but not surely: not with every seed, or "
-            "the 95 % interval of the difference (paired bootstrap over the val images) holds 0."
-        )
-    if has_seeds:
-        notes.append(
-            "± Sample standard deviation (n - 1) over the seeds that are done. All seeds use the "
-            "same image generator: what another one would change is not in it."
-        )
     return Table(
         title=f"{grid.name}: {grid.folder.name}",
         has_seeds=has_seeds,
         facts=tuple(_facts(outcomes, has_seeds)),
-        ours=tuple(figure.name for figure in figures),
+        ours=tuple(FIGURES[key].name for key in keys),
         lines=tuple(lines),
         gains=tuple(_gains(rows)),
-        notes=tuple(notes),
+        notes=tuple(_notes(keys, lines, has_seeds)),
         footnotes=tuple(footnotes),
         problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
     )
@@ -128,6 +109,30 @@ def mark(row: Row, rows: Sequence[Row], key: str) -> str:
 def shown(key: str, figure: SeedMean | None) -> str:
     """A figure as text, with its spread."""
     return "-" if figure is None else FIGURES[key].text(figure.mean, figure.spread)
+
+
+def _notes(keys: Iterable[str], lines: Iterable[Line], has_seeds: bool) -> list[str]:
+    """What the headings leave open, and the marks that occur."""
+    notes = ["Distances: lower is better. accu and mIoU in %."]
+    captioned = [FIGURES[key] for key in keys if FIGURES[key].caption]
+    notes += [f"{figure.name}: {figure.caption}." for figure in captioned]
+    marks = {field[-1] for line in lines for field in line.ours}
+    if WEAK in marks:
+        trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
+        notes.append(
+            f"{WEAK} {trained} no better than the best untrained row of the same task and input."
+        )
+    if UNSURE in marks:
+        notes.append(
+            f"{UNSURE} Better than the best untrained row, but not surely: not with every seed, or "
+            "the 95 % interval of the difference (paired bootstrap over the val images) holds 0."
+        )
+    if has_seeds:
+        notes.append(
+            "± Sample standard deviation (n - 1) over the seeds that are done. All seeds use the "
+            "same image generator: what another one would change is not in it."
+        )
+    return notes
 
 
 def _gains(rows: Sequence[Row]) -> list[tuple[str, ...]]:
