@@ -23,7 +23,7 @@ NO_GRIDS = ("prometheus", "targets")
 GARBAGE = (OSError, ValueError, TypeError, ArithmeticError, RecursionError)
 """What JSON that others wrote can lead to: numbers without end, brackets without end."""
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ class RunList:
                 run |= {"state": "unreadable", "progress": _share(progress), "error": mistake}
         return run, mistake
 
-    def _cached(self, path: Path, read: Callable[[Path], Found]) -> Found | None:
+    def _cached(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
         """read(path) as of the file's last change; None where there is no file."""
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
-        stamp = (found.st_mtime_ns, found.st_size)
+        stamp = (status.st_mtime_ns, status.st_size)
         if self._cache.get(path, (None,))[0] != stamp:
             self._cache[path] = (stamp, read(path))
-        value: Found = self._cache[path][1]
+        value: Content = self._cache[path][1]
         return value
 
 

@@ -79,7 +79,7 @@ def _summary(grid: Grid, rows: Sequence[Row]) -> str:
     done = [outcome for row in rows for outcome in row.done]
     results = [outcome.result for outcome in done]
 
-    def each(values: Iterable[Any]) -> str:
+    def distinct(values: Iterable[Any]) -> str:
         known = dict.fromkeys(str(value) for value in values if value is not None)
         return " / ".join(known) or "unknown"
 
@@ -93,11 +93,11 @@ def _summary(grid: Grid, rows: Sequence[Row]) -> str:
         protocols = [result["protocol"] for result in results]
         sizes = [f"{p['height']}x{p['width']}" for p in protocols if p.get("height")]
         text += (
-            f"Judged on {each(r['metrics'].get('num_samples') for r in results)} val images of "
-            f"{each(p.get('source') for p in protocols)} at {each(sizes)} pixels, "
-            f"protocol {each(o.config.protocol for o in done)}, "
-            f"seed {each(outcome.seed for outcome in done)}, "
-            f"code of commit {each(_short(result.get('commit')) for result in results)}. "
+            f"Judged on {distinct(r['metrics'].get('num_samples') for r in results)} val images of "
+            f"{distinct(p.get('source') for p in protocols)} at {distinct(sizes)} pixels, "
+            f"protocol {distinct(o.config.protocol for o in done)}, "
+            f"seed {distinct(outcome.seed for outcome in done)}, "
+            f"code of commit {distinct(_short(result.get('commit')) for result in results)}. "
         )
     return text + f"Written {datetime.now(UTC):%d %B %Y, %H:%M} UTC from the run folders alone."
 
@@ -167,31 +167,31 @@ def _figure(key: str, row: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
     figure = row.figure(key)
     if figure is None:
         return None
-    more = gain(row, rows, key) if key in counting(rows) else None
+    margin = gain(row, rows, key) if key in counting(rows) else None
     return {
         "text": shown(key, figure),
         "value": figure.mean,
         "interval": interval(row, key),
         "mark": mark(row, rows, key),
-        "gain": more.text() if more else None,
-        "isSure": more.is_sure if more else None,
-        "rival": more.rival.name if more else None,
+        "gain": margin.text() if margin else None,
+        "isSure": margin.is_sure if margin else None,
+        "rival": margin.rival.name if margin else None,
     }
 
 
 def _mean_iou(row: Row) -> dict[str, float | None]:
     """IoU of each class, the mean over the seeds that have the class."""
-    found: dict[str, list[float]] = {}
+    by_class: dict[str, list[float]] = {}
     for outcome in row.done:
         for name, value in (outcome.result["metrics"].get("iou") or {}).items():
-            found.setdefault(name, []).extend([] if value is None else [value])
-    return {name: fmean(values) if values else None for name, values in found.items()}
+            by_class.setdefault(name, []).extend([] if value is None else [value])
+    return {name: fmean(values) if values else None for name, values in by_class.items()}
 
 
 def _by_degradation(row: Row) -> dict[str, Any]:
     """Kind of damage -> figures of the samples damaged so, of the row's first cell."""
-    found = row.done[0].result["metrics"].get("by_degradation") if row.done else None
-    return dict(found or {})
+    figures = row.done[0].result["metrics"].get("by_degradation") if row.done else None
+    return dict(figures or {})
 
 
 def _curves(outcome: Outcome, evaluated: Sequence[str]) -> dict[str, Any]:
@@ -216,21 +216,21 @@ def _curves(outcome: Outcome, evaluated: Sequence[str]) -> dict[str, Any]:
 def _samples(outcome: Outcome) -> list[dict[str, Any]]:
     """samples.json: figures of each val sample; none of a run of before there was such a file."""
     try:
-        found = json.loads((outcome.cell.folder / "samples.json").read_text(encoding="utf-8"))
-        return [{**sample, "key": str(sample["key"])} for sample in found]
+        samples = json.loads((outcome.cell.folder / "samples.json").read_text(encoding="utf-8"))
+        return [{**sample, "key": str(sample["key"])} for sample in samples]
     except (OSError, ValueError, TypeError, KeyError):
         return []
 
 
 def _pictures(outcome: Outcome, pictures: Pictures) -> dict[str, dict[str, int]]:
     """Sample -> kind -> number of its picture."""
-    found: dict[str, dict[str, int]] = {}
+    by_sample: dict[str, dict[str, int]] = {}
     for kind in CAPTIONS:
         for path in sorted((outcome.cell.folder / "pictures").glob(f"*_{kind}.png")):
             number = pictures.add(path, kind)
             if number is not None:
-                found.setdefault(path.name.removesuffix(f"_{kind}.png"), {})[kind] = number
-    return dict(sorted(found.items()))
+                by_sample.setdefault(path.name.removesuffix(f"_{kind}.png"), {})[kind] = number
+    return dict(sorted(by_sample.items()))
 
 
 def _made(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -238,10 +238,10 @@ def _made(rows: Sequence[Row]) -> list[dict[str, Any]]:
     done = [outcome for row in rows for outcome in row.done]
     made = {outcome.cell.name: {"seed": outcome.seed, **outcome.facts} for outcome in done}
     facts = []
-    for name in dict.fromkeys(name for each in made.values() for name in each):
+    for name in dict.fromkeys(name for cell_facts in made.values() for name in cell_facts):
         values: dict[str, list[str]] = {}
-        for cell, each in made.items():
-            values.setdefault(_said(each.get(name)), []).append(cell)
+        for cell, cell_facts in made.items():
+            values.setdefault(_said(cell_facts.get(name)), []).append(cell)
         facts.append({"name": name, "values": [[value, who] for value, who in values.items()]})
     return facts
 

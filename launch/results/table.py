@@ -100,10 +100,10 @@ def columns(rows: Sequence[Row]) -> list[str]:
 def mark(row: Row, rows: Sequence[Row], key: str) -> str:
     """Of a trained row that is not better than the best untrained one, or not surely, in a figure
     that counts."""
-    more = gain(row, rows, key) if key in counting(rows) else None
-    if more is None or (more.value > 0 and more.is_sure):
+    margin = gain(row, rows, key) if key in counting(rows) else None
+    if margin is None or (margin.value > 0 and margin.is_sure):
         return ""
-    return UNSURE if more.value > 0 else WEAK
+    return UNSURE if margin.value > 0 else WEAK
 
 
 def shown(key: str, figure: SeedMean | None) -> str:
@@ -139,10 +139,10 @@ def _gains(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     keys = [*counting(rows), *GAINED]
     lines, last_task = [], ""
     for row in rows:
-        gains = [gain(row, rows, key) for key in keys]
-        if any(gains):
+        margins = [gain(row, rows, key) for key in keys]
+        if any(margins):
             task = task_name(row.config)
-            texts = ["-" if more is None else more.text() for more in gains]
+            texts = ["-" if margin is None else margin.text() for margin in margins]
             lines.append(("" if task == last_task else task, loss_name(row.config), *texts))
             last_task = task
     return [("task", "loss", *(FIGURES[key].name for key in keys)), *lines] if lines else []

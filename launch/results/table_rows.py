@@ -139,8 +139,8 @@ def _read_inputs(cell: Cell) -> dict[str, str]:
 
 def _read_resamples(cell: Cell) -> dict[str, Any]:
     try:
-        found = json.loads((cell.folder / "resamples.json").read_text(encoding="utf-8"))
-        return {"images": found["images"], "figures": dict(found["figures"])}
+        content = json.loads((cell.folder / "resamples.json").read_text(encoding="utf-8"))
+        return {"images": content["images"], "figures": dict(content["figures"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -61,16 +61,16 @@ def test_manifest_describes_the_tars(written: Path) -> None:
         pixels = np.bincount(np.concatenate([s.fine.ravel() for s in scenes]), minlength=34)
         assert manifest["splits"][split]["class_pixels"] == pixels.tolist()
         members = {scene.key: encode(scene) for scene in scenes}
-        found = set()
+        keys = set()
         for shard in manifest["splits"][split]["shards"]:
             data = (written / shard["name"]).read_bytes()
             assert len(data) == shard["num_bytes"]
             for sample in shard["samples"]:
-                found.add(sample["key"])
+                keys.add(sample["key"])
                 assert list(sample["members"]) == list(MEMBERS)
                 for name, (start, size) in sample["members"].items():
                     assert data[start : start + size] == members[sample["key"]][name]
-        assert found == members.keys()
+        assert keys == members.keys()
 
 
 def test_plain_webdataset_reads_the_same_samples(written: Path) -> None:

@@ -59,8 +59,8 @@ class Dashboard:
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """What Prometheus finds now."""
-        found = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
-        result: list[dict[str, Any]] = found["data"]["result"]
+        answer = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
+        result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
 
@@ -144,9 +144,11 @@ def emulate(driver: Driver, width: int, scheme: str) -> None:
 def texts(driver: Driver, selector: str) -> list[str]:
     """What the elements that a CSS selector finds say, as the page shows it; at one moment, since
     the page is drawn anew all the time."""
-    script = "return [...document.querySelectorAll(arguments[0])].map((found) => found.innerText)"
-    found: list[str] = driver.execute_script(script, selector)
-    return found
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].map((element) => element.innerText)"
+    )
+    shown: list[str] = driver.execute_script(script, selector)
+    return shown
 
 
 def wait_in_page(

@@ -10,23 +10,23 @@ def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30) -> 
     """The first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def children_of(pid: int) -> set[int]:
     """Processes that a process has started and that are still there."""
-    found = set()
+    children = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
         except OSError:  # it ended just now
             continue
         if int(parent) == pid and state != "Z":
-            found.add(int(stat.parent.name))
-    return found
+            children.add(int(stat.parent.name))
+    return children
 
 
 def is_alive(pid: int) -> bool:

@@ -54,8 +54,8 @@ def test_what_listens_on_another_machines_loopback_is_left_out(tmp_path: Path) -
         wait_until(
             "targets", lambda: len(board.get("/api/v1/targets")["data"]["activeTargets"]) == 3
         )
-        found = board.get("/api/v1/targets")["data"]["activeTargets"]
-        names = {target["labels"]["run"] for target in found}
+        targets = board.get("/api/v1/targets")["data"]["activeTargets"]
+        names = {target["labels"]["run"] for target in targets}
         assert names == {
             "elsewhere 10.1.2.3:9",
             f"{socket.gethostname()} 127.0.0.1:9",
@@ -74,9 +74,9 @@ def test_without_prometheus_the_run_folders_are_shown(tmp_path: Path) -> None:
     make_run(Path(os.fsdecode(os.fsencode(tmp_path / "runs" / "a grid") + b"/\xff-bytes")) / "x")
     environment = without_prometheus(tmp_path)
     with start_dashboard(tmp_path / "runs", environment=environment) as board:
-        found = board.get("/runs.json")
-        assert sorted(run["run"] for run in found["runs"]) == sorted(ODD_NAMES)
-        assert "apt-get install prometheus" in found["trouble"]
+        listing = board.get("/runs.json")
+        assert sorted(run["run"] for run in listing["runs"]) == sorted(ODD_NAMES)
+        assert "apt-get install prometheus" in listing["trouble"]
         status, body = board.fetch("/api/v1/query?query=up")
         assert (status, json.loads(body)["status"]) == (502, "error")
         assert b"<title>maskrestore" in board.fetch("/")[1]
@@ -168,9 +168,9 @@ def test_a_prometheus_that_dies_is_told_and_the_page_goes_on(tmp_path: Path) -> 
         [prometheus] = children_of(board.process.pid)
         os.kill(prometheus, signal.SIGKILL)
         wait_until("it is told", lambda: any("ended by signal 9" in line for line in board.said))
-        found = board.get("/runs.json")
-        assert "ended by signal 9" in found["trouble"]
-        assert states(found["runs"]) == {"run": "done"}
+        listing = board.get("/runs.json")
+        assert "ended by signal 9" in listing["trouble"]
+        assert states(listing["runs"]) == {"run": "done"}
         assert board.fetch("/api/v1/query?query=up")[0] == 502
 
 
@@ -182,8 +182,8 @@ def test_runs_are_found_and_their_history_stays(tmp_path: Path) -> None:
     run = make_run(runs / "a grid" / name)
     with start_dashboard(runs, "scrape_seconds=0.2") as board:
         with metrics_of(runs, run, lambda _: "maskrestore_seen_images 7\n"):
-            found = wait_until("a sample", lambda: board.query("maskrestore_seen_images"))
-        labels = found[0]["metric"]
+            samples = wait_until("a sample", lambda: board.query("maskrestore_seen_images"))
+        labels = samples[0]["metric"]
         assert (labels["grid"], labels["run"], labels["job"]) == ("a grid", name, "maskrestore")
         wait_until("the run is forgotten", lambda: not board.query("maskrestore_seen_images"))
     with start_dashboard(runs, "scrape_seconds=0.2") as board:

@@ -79,9 +79,9 @@ def test_figures_and_progress_that_are_no_numbers_stay_json(tmp_path: Path) -> N
     half = b'{"num_images": 6, "total_images": 8, "images_per_second": NaN}\n\xff\n{"num_images": 7'
     (run / "metrics.jsonl").write_bytes(half)
     (run / "starts").write_text("many")
-    [found] = RunList(tmp_path).read().runs
-    json.dumps(found, allow_nan=False)
-    assert (found["figures"], found["num_images"], found["starts"]) == ([], 6, 0)
+    [listed] = RunList(tmp_path).read().runs
+    json.dumps(listed, allow_nan=False)
+    assert (listed["figures"], listed["num_images"], listed["starts"]) == ([], 6, 0)
 
 
 def test_an_answer_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,9 @@ def test_what_was_judged_on_other_images_or_by_older_code_has_no_interval(tmp_pa
     (cells["densify-ce_vgg"].folder / "resamples.json").write_text("[1, 2")
     rows = rows_of(words)
     for name in ("ce", "ce_l1", "ce_vgg"):
-        found = gain(rows[f"densify-{name}"], list(rows.values()), "accu")
-        assert found is not None
-        assert (found.value, found.interval) == (pytest.approx(0.1), None)
+        margin = gain(rows[f"densify-{name}"], list(rows.values()), "accu")
+        assert margin is not None
+        assert (margin.value, margin.interval) == (pytest.approx(0.1), None)
     assert interval(rows["densify-ce_l1"], "accu") is None
 
 
@@ -130,12 +130,12 @@ def test_a_mean_that_one_seed_alone_lifts_is_not_sure(tmp_path: Path) -> None:
         finish(cells[f"densify-{name}"], accu, 0.5)
         leave(cells[f"densify-{name}"], [accu + step for step in STEPS])
     rows = rows_of(words)
-    found = gain(rows["densify-ce"], list(rows.values()), "accu")
-    assert found is not None
-    assert found.interval is not None
-    assert found.interval[0] > 0.03
-    assert found.seeds == pytest.approx((0.1, -0.001, 0.01))
-    assert not found.is_sure
+    margin = gain(rows["densify-ce"], list(rows.values()), "accu")
+    assert margin is not None
+    assert margin.interval is not None
+    assert margin.interval[0] > 0.03
+    assert margin.seeds == pytest.approx((0.1, -0.001, 0.01))
+    assert not margin.is_sure
     fields = {row[1]: row[3] for row in table_of(words, tmp_path) if row[0] == "densification"}
     assert fields["CE"].endswith(" ‡")
 

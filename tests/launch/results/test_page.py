@@ -17,8 +17,10 @@ pytestmark = [pytest.mark.slow, needs_browser]
 
 
 def test_opening_it_asks_for_nothing_and_runs_no_text(page: Driver, path: Path) -> None:
-    asked = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert [name for name in asked if not name.startswith("data:")] == []
+    resources = page.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+    )
+    assert [name for name in resources if not name.startswith("data:")] == []
     assert page.find_elements(By.ID, "injected") == []
     assert page.title == "Mask restoration: tiny-table1"
     assert ODD in texts(page, "#warnings")[0] or ODD in texts(page, "#made")[0]
@@ -97,8 +99,8 @@ def order(page: Driver) -> list[str]:
     script = (
         "return [...document.querySelectorAll('#table tbody tr')].map((row) => row.dataset.row)"
     )
-    found: list[str] = page.execute_script(script)
-    return found
+    names: list[str] = page.execute_script(script)
+    return names
 
 
 def test_headings_sort_by_keyboard(page: Driver) -> None:

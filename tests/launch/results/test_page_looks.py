@@ -28,16 +28,16 @@ const back = (element) => {
   return [255, 255, 255];
 };
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const found = [];
+const faint = [];
 while (walker.nextNode()) {
   const [text, element] = [walker.currentNode.data.trim(), walker.currentNode.parentElement];
   if (!text || element.closest("script, .frame, option") || !element.checkVisibility()) continue;
   const style = getComputedStyle(element);
   const ink = channels(element.closest("svg") ? style.fill : style.color);
   const [a, b] = [light(ink), light(back(element))].sort((x, y) => y - x);
-  if ((a + 0.05) / (b + 0.05) < 4.5) found.push(`${text}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+  if ((a + 0.05) / (b + 0.05) < 4.5) faint.push(`${text}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
 }
-return found;
+return faint;
 """
 
 
@@ -81,9 +81,9 @@ def test_its_parts_have_names_and_its_headings_an_order(page: Driver) -> None:
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     nameless = """
-        const found = document.querySelectorAll('button, a, select, input, img, [role=img]');
-        return [...found].filter((each) => each.checkVisibility() && !(each.innerText
-          || each.ariaLabel || each.alt || each.labels?.length)).map((each) => each.outerHTML)"""
+        const parts = document.querySelectorAll('button, a, select, input, img, [role=img]');
+        return [...parts].filter((part) => part.checkVisibility() && !(part.innerText
+          || part.ariaLabel || part.alt || part.labels?.length)).map((part) => part.outerHTML)"""
     assert page.execute_script(nameless) == []
     unscoped = "return document.querySelectorAll('th:not([scope])').length"
     assert page.execute_script(unscoped) == 0
