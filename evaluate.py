@@ -11,6 +11,7 @@ from typing import Any
 
 from maskrestore.config.cli import end_process, run_program
 from maskrestore.config.run import RunConfig, load_config
+from maskrestore.runs.figures import FIGURES, KIND_FIGURES
 from maskrestore.runs.resume_check import differing_keys, read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -50,21 +51,20 @@ def main(words: Sequence[str]) -> None:
 def print_figures(metrics: dict[str, Any]) -> None:
     """A line for each figure, with the ends of its interval; below, one for each kind of damage."""
     intervals, kinds = metrics["intervals"] or {}, metrics["by_degradation"] or {}
-    for name, value in metrics.items():
-        # Distances between images are no shares, and have no interval.
-        if name in intervals:
-            low, high = intervals[name]
-            print(f"{name:17} {_percent(value):>8}   95 %: {_percent(low)} to {_percent(high)}")
-        elif isinstance(value, float):
-            print(f"{name:17} {value:8.4g}")
+    for key in (key for key in FIGURES if metrics.get(key) is not None):
+        if FIGURES[key].is_share:
+            value, low, high = (_percent(key, share) for share in (metrics[key], *intervals[key]))
+            print(f"{key:17} {value:>8}   95 %: {low} to {high}")
+        else:  # a distance has no interval
+            print(f"{key:17} {metrics[key]:8.4g}")
     print(f"{'num_samples':17} {metrics['num_samples']:8}")
     for kind, figures in kinds.items():
-        shares = [f"{name} {_percent(figures[name])}" for name in ("accu", "accu19", "miou19")]
+        shares = [f"{key} {_percent(key, figures[key])}" for key in KIND_FIGURES]
         print(f"{kind:17} {figures['num_samples']:8}   {', '.join(shares)}")
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _percent(key: str, share: float | None) -> str:
+    return "-" if share is None else f"{FIGURES[key].text(share)} %"
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
         for shard in tqdm(content["shards"], desc=split, unit="shard"):
             listed.add(shard["name"])
             num_bytes += shard["num_bytes"]
-            found = list(_shard(folder, shard, manifest, keys, class_pixels))
-            problems += [f"{shard['name']}: {problem}" for problem in found]
+            of_shard = _shard(folder, shard, manifest, keys, class_pixels)
+            problems += [f"{shard['name']}: {problem}" for problem in of_shard]
         count = sum(shard["num_samples"] for shard in content["shards"])
         if content["class_pixels"] != class_pixels.tolist():
             problems.append(

@@ -82,7 +82,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     partial = shard.path.with_name(f".{shard.path.name}.partial")
     try:
         with partial.open("wb") as file:
-            samples, found, problems = _write_tar(shard, file)
+            samples, kept, problems = _write_tar(shard, file)
             if problems:
                 return {"problems": problems}
             file.flush()
@@ -95,7 +95,7 @@ def write_shard(shard: Shard) -> dict[str, Any]:
             "samples": samples,
         }
         os.replace(partial, shard.path)
-        record = {"fingerprint": fingerprint, **found, "shard": entry}
+        record = {"fingerprint": fingerprint, **kept, "shard": entry}
         _write_json(shard.record_path, record)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -163,11 +163,13 @@ def write_manifest(
             path.unlink()
     splits = {
         split: {
-            "num_samples": sum(record["shard"]["num_samples"] for record in found),
-            "class_pixels": np.sum([record["class_pixels"] for record in found], axis=0).tolist(),
-            "shards": [record["shard"] for record in found],
+            "num_samples": sum(record["shard"]["num_samples"] for record in of_split),
+            "class_pixels": np.sum(
+                [record["class_pixels"] for record in of_split], axis=0
+            ).tolist(),
+            "shards": [record["shard"] for record in of_split],
         }
-        for split, found in records.items()
+        for split, of_split in records.items()
     }
     manifest = {
         "schema_version": SCHEMA_VERSION,

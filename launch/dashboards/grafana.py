@@ -122,8 +122,8 @@ def to_json(name: str, panels: Sequence[Panel]) -> str:
             if name == "grid" and panel.kind != "number":  # each line there is a run
                 made.data_links([_link_to_run()])
             building.with_panel(made)
-    found = json.loads(json.dumps(building.build(), cls=JSONEncoder))
-    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+    content = json.loads(json.dumps(building.build(), cls=JSONEncoder))
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def _source() -> "models.DataSourceRef":
@@ -148,11 +148,11 @@ def _variable(name: str) -> Any:
 
 def _annotations(variables: Sequence[str]) -> list[Any]:
     """Marks on all graphs: a run was started, for the first time or again; an alert fires."""
-    wanted = ",".join(f'{name}=~"${name}"' for name in variables if name != "node")
-    starts = f"maskrestore_starts_total{{{wanted}}}"
+    selector = ",".join(f'{name}=~"${name}"' for name in variables if name != "node")
+    starts = f"maskrestore_starts_total{{{selector}}}"
     marks = {
         "Starts": ("blue", f"{starts} unless {starts} == {starts} offset $__rate_interval"),
-        "Alerts": ("red", f'ALERTS{{alertstate="firing",{wanted}}}'),
+        "Alerts": ("red", f'ALERTS{{alertstate="firing",{selector}}}'),
     }
     return [
         dashboard.AnnotationQuery()

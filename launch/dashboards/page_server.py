@@ -18,7 +18,7 @@ TYPES = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-ASKED = frozenset(
+ALLOWED_PATHS = frozenset(
     f"/api/v1/{name}" for name in ("query", "query_range", "rules", "alerts", "targets")
 )
 """What the page may ask Prometheus; nothing of it changes anything."""
@@ -108,13 +108,13 @@ class PageHandler(BaseHTTPRequestHandler):
         elif path in self.server.answers:
             body = json.dumps(self.server.answers[path](), allow_nan=False)
             self._send(200, body.encode(), "application/json")
-        elif path in ASKED:
+        elif path in ALLOWED_PATHS:
             try:
-                status, found = self.server.backend.ask(self.path)
+                status, answer = self.server.backend.ask(self.path)
             except (OSError, ValueError) as error:  # a path that is no address, too
                 self._say(502, f"Prometheus does not answer: {error}")
             else:
-                self._send(status, found, "application/json")
+                self._send(status, answer, "application/json")
         else:
             self._say(404, "no such page")
 

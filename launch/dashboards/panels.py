@@ -55,5 +55,7 @@ def read_panels(path: Path = PANELS) -> Panels:
     try:
         return Panels.model_validate(read_yaml(path))
     except ValidationError as error:
-        mistakes = [(".".join(map(str, found["loc"])), found["msg"]) for found in error.errors()]
+        mistakes = [
+            (".".join(map(str, mistake["loc"])), mistake["msg"]) for mistake in error.errors()
+        ]
     raise ConfigError("\n".join(f"{path}: {where}: {what}" for where, what in mistakes))

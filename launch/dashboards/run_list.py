@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from launch.grid.state import ERROR, Progress, progress_in, state_in
+from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.metrics_file import METRICS
 from maskrestore.runs.result import read_result
 from maskrestore.utils.errors import UserError
@@ -19,11 +20,10 @@ KEEP_SECONDS = 2.0
 """How long an answer serves others who ask: many pages cost no more than one."""
 NO_GRIDS = ("prometheus", "targets")
 """Folders beside the grids that hold no runs."""
-DISTANCES = ("fid", "fd_lite0")
 GARBAGE = (OSError, ValueError, TypeError, ArithmeticError, RecursionError)
 """What JSON that others wrote can lead to: numbers without end, brackets without end."""
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,29 @@ class RunList:
             "changed": _changed(folder / METRICS),
             "starts": self._cached(folder / "starts", _read_number) or 0,
             "error": "",
-            "figures": {},
+            "figures": [],
         }
         if state == "failed":
             run["error"] = self._cached(folder / ERROR, _read_error) or ""
         mistake = ""
         if state == "done":
             try:
-                run["figures"] = self._cached(folder / "result.json", _read_figures) or {}
+                run["figures"] = self._cached(folder / "result.json", _read_figures) or []
             except UserError as error:
                 mistake = " ".join(str(error).split())
                 run |= {"state": "unreadable", "progress": _share(progress), "error": mistake}
         return run, mistake
 
-    def _cached(self, path: Path, read: Callable[[Path], Found]) -> Found | None:
+    def _cached(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
         """read(path) as of the file's last change; None where there is no file."""
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
-        stamp = (found.st_mtime_ns, found.st_size)
+        stamp = (status.st_mtime_ns, status.st_size)
         if self._cache.get(path, (None,))[0] != stamp:
             self._cache[path] = (stamp, read(path))
-        value: Found = self._cache[path][1]
+        value: Content = self._cache[path][1]
         return value
 
 
@@ -156,11 +156,16 @@ def _read_error(path: Path) -> str:
     return " ".join(path.read_text(encoding="utf-8", errors="replace").split())[:400]
 
 
-def _read_figures(path: Path) -> dict[str, float]:
-    """accu, miou19 and the image distance; what was not measured is not there."""
+def _read_figures(path: Path) -> list[tuple[str, float, str]]:
+    """Name, value and unit of accu, miou19 and the image distance; what was not measured is not
+    there."""
     metrics = read_result(path.parent)["metrics"]
-    wanted = {name: metrics.get(name) for name in ("accu", "miou19", *DISTANCES)}
-    return {k: float(v) for k, v in wanted.items() if v is not None and math.isfinite(v)}
+    values = {key: metrics[key] for key in IN_SHORT if metrics.get(key) is not None}
+    return [
+        (FIGURES[key].short, float(value), "ratio" if FIGURES[key].is_share else "plain")
+        for key, value in values.items()
+        if math.isfinite(value)
+    ]
 
 
 def _name(folder: Path) -> str:

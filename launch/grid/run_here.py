@@ -12,6 +12,7 @@ from launch.grid.local_queue import Failure, run_queue
 from launch.grid.missing_shards import write_missing_shards
 from launch.grid.state import ERROR, check_unchanged, read_progress, read_state
 from maskrestore.config.run import RunConfig
+from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import write_atomically
 from maskrestore.utils.system import count_cores
@@ -90,17 +91,8 @@ def run_cells(
 def summary(cell: Cell) -> str:
     """The figures that a cell reached, in a line."""
     metrics = read_result(cell.folder)["metrics"]
-    shown = [
-        f"{name} {factor * metrics[key]:.1f}"
-        for key, name, factor in (
-            ("accu", "accu", 100),
-            ("miou19", "mIoU (19)", 100),
-            ("fid", "FID", 1),
-            ("fd_lite0", "fd_lite0", 1),
-        )
-        if metrics.get(key) is not None
-    ]
-    return "  ".join(shown)
+    keys = [key for key in IN_SHORT if metrics.get(key) is not None]
+    return "  ".join(f"{FIGURES[key].name} {FIGURES[key].text(metrics[key])}" for key in keys)
 
 
 def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:

@@ -7,7 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from launch.grid.cells import Cell, Grid
-from maskrestore.data.labels import LABELS
+from launch.results.names import TASKS
+from launch.results.page_pictures import NAMES
+from maskrestore.runs.figures import PHOTOS
 
 LOSSES = ("ce_vgg_l1", "ce_l1", "ce_vgg", "ce")
 """The trained row that stands for a task: the paper's full loss, or the first that there is."""
@@ -33,26 +35,16 @@ class Column:
 def draw_figure(grid: Grid) -> bytes | None:
     """The PNG of a grid, a row per val sample; None while no cell has pictures."""
     columns = _columns(grid)
-    kinds = sorted({(column.folder, column.kind) for column in columns})
-    drawn = [
-        {path.name.removesuffix(f"_{kind}.png") for path in folder.glob(f"*_{kind}.png")}
-        for folder, kind in kinds
-    ]
-    # Each run also draws its own worst and best samples, which the others need not have.
-    keys = sorted(set.intersection(*drawn) or set.union(*drawn)) if drawn else []
+    keys = _samples(columns)
     if not keys:
         return None
-    with Image.open(
-        next(c.path(key) for c in columns for key in keys if c.path(key).is_file())
-    ) as first:
-        tile = TILE_WIDTH, round(TILE_WIDTH * first.height / first.width)
-
+    tile = _tile_size(columns, keys)
     title_font, font = ImageFont.load_default(size=19), ImageFont.load_default(size=15)
     lefts = _left_edges(columns)
     top = MARGIN + 58
     legend_top = top + len(keys) * (tile[1] + GAP) + 16
     width = lefts[-1] + tile[0] + MARGIN
-    entries = _legend(columns, keys)
+    entries = legend(columns, keys)
     places = _flow([name for name, _ in entries], font, width)
     height = legend_top + places[-1][1] + 24 + MARGIN
     figure = Image.new("RGB", (width, height), PAPER)
@@ -81,12 +73,34 @@ def draw_figure(grid: Grid) -> bytes | None:
     return buffer.getvalue()
 
 
+def _samples(columns: list[Column]) -> list[str]:
+    """Keys of the samples that every column has, since each run also draws its own worst and best
+    ones; of all, if they have none in common."""
+    kinds = sorted({(column.folder, column.kind) for column in columns})
+    drawn = [
+        {path.name.removesuffix(f"_{kind}.png") for path in folder.glob(f"*_{kind}.png")}
+        for folder, kind in kinds
+    ]
+    return sorted(set.intersection(*drawn) or set.union(*drawn)) if drawn else []
+
+
+def _tile_size(columns: list[Column], keys: list[str]) -> tuple[int, int]:
+    """Width and height of a picture in the figure, in pixels; they keep their shape."""
+    paths = (column.path(key) for column in columns for key in keys)
+    with Image.open(next(path for path in paths if path.is_file())) as first:
+        return TILE_WIDTH, round(TILE_WIDTH * first.height / first.width)
+
+
 def _columns(grid: Grid) -> list[Column]:
     columns: list[Column] = []
-    for task, group in (("densify", "Densification"), ("super_resolution", "Super-resolution")):
+    for task in ("densify", "super_resolution"):
         cell = _standing_for(grid, task)
         if cell is not None:
-            folder, loss = cell.folder / "pictures", cell.config.loss
+            folder, loss, group = (
+                cell.folder / "pictures",
+                cell.config.loss,
+                TASKS[task].capitalize(),
+            )
             if task == "super_resolution":
                 group += f" {cell.config.degrade.factor}x"
             columns += [
@@ -125,28 +139,25 @@ def _left_edges(columns: list[Column]) -> list[int]:
 
 
 def _tile(path: Path, size: tuple[int, int], kind: str) -> Image.Image:
-    is_photo = kind in ("synthesized", "real")
+    is_photo = kind in PHOTOS
     with Image.open(path) as picture:
         return picture.convert("RGB").resize(
             size, Image.Resampling.BICUBIC if is_photo else Image.Resampling.NEAREST
         )
 
 
-def _legend(columns: list[Column], keys: list[str]) -> list[tuple[str, tuple[int, int, int]]]:
+def legend(columns: list[Column], keys: list[str]) -> list[tuple[str, tuple[int, int, int]]]:
     """Name and colour of each class in the masks, in the order of the label table."""
     present: set[object] = set()
     for column in columns:
         for path in (column.path(key) for key in keys):
-            if column.kind in ("input", "restored", "true_mask") and path.is_file():
+            if column.kind not in PHOTOS and path.is_file():
                 with Image.open(path) as picture:
                     colors = picture.convert("RGB").getcolors(
                         maxcolors=picture.width * picture.height
                     )
                 present |= {color for _, color in colors or []}
-    void = LABELS[0].color  # shared by ids 0..4
-    named = {label.color: label.name for label in LABELS if label.color != void}
-    entries = [(name, color) for color, name in named.items() if color in present]
-    return entries + ([("not annotated or void", void)] if void in present else [])
+    return [(name, color) for color, name in NAMES.items() if color in present]
 
 
 def _flow(

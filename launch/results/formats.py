@@ -3,23 +3,16 @@
 import re
 from collections.abc import Sequence
 
-from launch.results.table import DIGITS, GAINS_TITLE, QUOTED, Line, Table
+from launch.results.names import PAPER_FIGURES, QUOTED
+from launch.results.table import DIGITS, GAINS_TITLE, Line, Table
 
-ESCAPES: dict[str, str | int | None] = {character: f"\\{character}" for character in "{}$&#%_"}
-
-
-ESCAPES |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-
-
-ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-
-
-ESCAPES |= {"±": r"$\pm$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
-
-
-ESCAPES |= {sign: f"$^{{{digit}}}$" for digit, sign in enumerate(DIGITS)}
-
-
+ESCAPES: dict[str, str | int | None] = {
+    **{character: f"\\{character}" for character in "{}$&#%_"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"±": r"$\pm$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"},
+    **{sign: f"$^{{{digit}}}$" for digit, sign in enumerate(DIGITS)},
+}
 """Character -> what LaTeX must read for it to be printed."""
 
 
@@ -30,7 +23,7 @@ def latex(table: Table) -> str:
     figures were made stands in comments, and so does what could not be read: it names paths.
     """
     ours = (["runs"] if table.has_seeds else []) + list(table.ours)
-    paper = ["accu", "mIoU", "FID"]
+    paper = list(PAPER_FIGURES.values())
     last = 2 + len(ours)
     comments = [
         table.title,
@@ -106,7 +99,7 @@ def markdown(table: Table) -> str:
     """The table as markdown: how it was made, then ours beside the paper's, then notes."""
     heads = ["task", "loss", *(["ours: runs"] if table.has_seeds else [])]
     heads += [f"ours: {name}" for name in table.ours]
-    heads += ["paper: accu", "paper: mIoU", "paper: FID"]
+    heads += [f"paper: {name}" for name in PAPER_FIGURES.values()]
     lines, last_task = [heads], ""
     for line in table.lines:
         fields = ["" if line.task == last_task else line.task, line.loss]

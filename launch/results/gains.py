@@ -27,14 +27,19 @@ class Gain:
     def is_sure(self) -> bool:
         """Whether all seeds and, as far as known, the images of the resamples agree."""
         known = [*self.seeds, *(self.interval or ())]
-        return all(each > 0 for each in known) or all(each < 0 for each in known)
+        return all(number > 0 for number in known) or all(number < 0 for number in known)
+
+    def text(self) -> str:
+        """In points, and its interval: +1.2 (+0.4 to +2.0)."""
+        value, *ends = (f"{100 * share:+.1f}" for share in (self.value, *(self.interval or ())))
+        return f"{value} ({' to '.join(ends)})" if ends else value
 
 
 def interval(row: Row, key: str) -> tuple[float, float] | None:
     """[low, high] of a row's figure, the mean over its seeds."""
-    found = _ends(_mean_of(row, key))
-    if found or len(row.done) != 1:
-        return found
+    ends = _ends(_mean_of(row, key))
+    if ends or len(row.done) != 1:
+        return ends
     # A run of before there were such files.
     known = (row.done[0].result["metrics"].get("intervals") or {}).get(key)
     return (known[0], known[1]) if known else None
@@ -52,8 +57,8 @@ def gain(row: Row, rows: Sequence[Row], key: str) -> Gain | None:
     differences = [None if a is None or b is None else a - b for a, b in pairs]
     alike = {o.resamples.get("images") for o in (*row.done, *rival.done)}
     seeds = tuple(float(o.metric(key) or 0) - best for o in row.done)
-    found = _ends(differences) if len(alike) == 1 else None
-    return Gain(rival, own.mean - best, seeds, found)
+    ends = _ends(differences) if len(alike) == 1 else None
+    return Gain(rival, own.mean - best, seeds, ends)
 
 
 def _mean_of(row: Row, key: str) -> list[float | None]:

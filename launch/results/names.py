@@ -1,4 +1,4 @@
-"""What rows and figures are called, and the paper's numbers: the one catalogue of the report."""
+"""What tasks and rows are called, and the paper's numbers; figures: maskrestore/runs/figures.py."""
 
 from collections.abc import Iterator
 
@@ -19,9 +19,19 @@ PAPER = {
 }
 """Table 1 of Ahn & Sull (2021), task and loss -> accu in %, mIoU in %, FID (Cityscapes val)."""
 
+PAPER_FIGURES = {"accu": "accu", "miou": "mIoU", "fid": "FID"}
+"""The paper's figures, key -> heading; over which ids its mIoU is, it does not say."""
 
-TASKS = {"synthesis": "synthesis", "densify": "densification"}
+QUOTED = (
+    'Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis Model" '
+    "(2021), Cityscapes val, 500 images, one seed; quoted, not ours."
+)
 
+TASKS = {
+    "synthesis": "synthesis",
+    "densify": "densification",
+    "super_resolution": "super-resolution",
+}
 
 DAMAGE = {
     "drop": "polygons left out",
@@ -32,7 +42,6 @@ DAMAGE = {
 }
 """degradation -> what a row of the table calls it; the task's own goes without saying."""
 
-
 BASELINES = {
     "input": "input as it is",
     "fill": "nearest label",
@@ -40,9 +49,7 @@ BASELINES = {
     "bilinear": "bilinear",
 }
 
-
 RELAXATIONS = {"straight_through": "straight-through", "gumbel": "Gumbel"}
-
 
 EDGES = {"soft": "soft edges", "zeros": "no edges", "instance": "upper bound: true edges"}
 """As these; softmax and argmax are the defaults."""
@@ -71,7 +78,9 @@ def _is_of_paper(config: RunConfig) -> bool:
 
 def task_name(config: RunConfig) -> str:
     """The task in the paper's words, and what is not the paper's: the damage, the protocol."""
-    name = TASKS.get(config.task, f"super-resolution {config.degrade.factor}x")
+    name = TASKS[config.task]
+    if config.task == "super_resolution":
+        name += f" {config.degrade.factor}x"
     if config.degradation in DAMAGE:
         name += f" ({DAMAGE[config.degradation]})"
     is_strict = config.protocol == "strict" and config.task != "synthesis"

@@ -73,7 +73,7 @@ def _sha256(text: str) -> str:
 def _finite(value: Any) -> Any:
     """The same with None for numbers that JSON does not have; the texts beside them say NaN."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

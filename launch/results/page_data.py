@@ -11,51 +11,19 @@ from typing import Any
 
 from launch.grid.cells import Grid
 from launch.results.gains import gain, interval
-from launch.results.names import input_of
+from launch.results.names import PAPER_FIGURES, QUOTED, input_of
 from launch.results.page_pictures import NAMES, Pictures
-from launch.results.table import (
-    COMPARED,
-    QUOTED,
-    UNSURE,
-    WEAK,
-    Line,
-    Table,
-    columns,
-    mark,
-    said,
-    shown,
-)
+from launch.results.table import UNSURE, WEAK, Line, Table, columns, counting, mark, shown
 from launch.results.table_rows import Outcome, Row, untrained_rivals
 from maskrestore.data.labels import EVALUATED_IDS, LABELS
+from maskrestore.runs.figures import CAPTIONS, DISTANCES, FIGURES, SHARES
 from maskrestore.runs.metrics_file import read_metrics
 
-MORE = {
-    "accu": "accu",
-    "accu19": "accu (19)",
-    "accu_annotated": "accu, annotated",
-    "accu_unannotated": "accu, not annotated",
-    "boundary_f1": "boundary F, 1 px",
-    "boundary_f3": "boundary F, 3 px",
-    "boundary_f5": "boundary F, 5 px",
-    "boundary_iou": "boundary IoU",
-    "ece": "calibration error",
-}
-"""Figures of the second table, those aside that the first one has -> headings."""
+MORE = [key for key in SHARES if key != "miou_all"]
+"""Figures of the second table, those aside that the first one has."""
 
-
-KINDS = {
-    "input": "input mask",
-    "restored": "restored mask",
-    "true_mask": "true mask",
-    "synthesized": "synthesised image",
-    "real": "real image",
-}
-"""Kinds of pictures and what to call them, as maskrestore.pictures does."""
-
-
-EVALUATED = ("accu", "accu19", "miou19", "miou_all", "fid", "kid", "fd_lite0", "kd_lite0")
-"""Figures of an evaluation that are drawn over the images seen."""
-
+DRAWN = ("fid", "fd_lite0")
+"""Distances of evaluations that get a chart over the images seen, beside the figures that count."""
 
 MOST_POINTS = 400
 """Of one curve; longer ones are thinned, and the page says so."""
@@ -69,7 +37,7 @@ def report_data(
     words: what the user called the report with, less what says which files it writes.
     """
     headlines = columns(rows)
-    more = {key: name for key, name in MORE.items() if key not in headlines}
+    more = [key for key in MORE if key not in headlines]
     known = {key for key in more if any(row.figure(key) for row in rows)}
     pictures = Pictures()
     data = {
@@ -82,14 +50,19 @@ def report_data(
         ],
         "quoted": QUOTED,
         "hasSeeds": table.has_seeds,
+        "names": {key: figure.name for key, figure in FIGURES.items()},
+        "distances": DISTANCES,
+        "lowerIsBetter": [key for key, figure in FIGURES.items() if figure.lower_is_better],
+        "paperFigures": PAPER_FIGURES,
         "headlines": headlines,
-        "more": {key: name for key, name in more.items() if key in known},
-        "unmeasured": [name for key, name in more.items() if key not in known],
+        "counting": counting(rows),
+        "more": [key for key in more if key in known],
+        "unmeasured": [FIGURES[key].name for key in more if key not in known],
         "rows": [
             _row(row, rows, line, [*headlines, *more], pictures)
             for row, line in zip(rows, table.lines, strict=True)
         ],
-        "kinds": KINDS,
+        "kinds": CAPTIONS,
         "classes": [LABELS[number].name for number in EVALUATED_IDS],
         "colors": {name: "#{:02x}{:02x}{:02x}".format(*color) for color, name in NAMES.items()},
         "made": _made(rows),
@@ -106,7 +79,7 @@ def _summary(grid: Grid, rows: Sequence[Row]) -> str:
     done = [outcome for row in rows for outcome in row.done]
     results = [outcome.result for outcome in done]
 
-    def each(values: Iterable[Any]) -> str:
+    def distinct(values: Iterable[Any]) -> str:
         known = dict.fromkeys(str(value) for value in values if value is not None)
         return " / ".join(known) or "unknown"
 
@@ -120,11 +93,11 @@ def _summary(grid: Grid, rows: Sequence[Row]) -> str:
         protocols = [result["protocol"] for result in results]
         sizes = [f"{p['height']}x{p['width']}" for p in protocols if p.get("height")]
         text += (
-            f"Judged on {each(r['metrics'].get('num_samples') for r in results)} val images of "
-            f"{each(p.get('source') for p in protocols)} at {each(sizes)} pixels, "
-            f"protocol {each(o.config.protocol for o in done)}, "
-            f"seed {each(outcome.seed for outcome in done)}, "
-            f"code of commit {each(_short(result.get('commit')) for result in results)}. "
+            f"Judged on {distinct(r['metrics'].get('num_samples') for r in results)} val images of "
+            f"{distinct(p.get('source') for p in protocols)} at {distinct(sizes)} pixels, "
+            f"protocol {distinct(o.config.protocol for o in done)}, "
+            f"seed {distinct(outcome.seed for outcome in done)}, "
+            f"code of commit {distinct(_short(result.get('commit')) for result in results)}. "
         )
     return text + f"Written {datetime.now(UTC):%d %B %Y, %H:%M} UTC from the run folders alone."
 
@@ -174,7 +147,7 @@ def _row(
         "rival": getattr(_best(rivals, "miou19"), "name", None),
         "iou": _mean_iou(row),
         "byDegradation": _by_degradation(row),
-        "curves": [_curves(outcome) for outcome in row.outcomes],
+        "curves": [_curves(outcome, (*counting(rows), *DRAWN)) for outcome in row.outcomes],
         "seed": shown_cell.seed if shown_cell else None,
         "numPictures": row.config.evaluation.num_pictures,
         "samples": _samples(shown_cell) if shown_cell else [],
@@ -194,41 +167,42 @@ def _figure(key: str, row: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
     figure = row.figure(key)
     if figure is None:
         return None
-    found = gain(row, rows, key) if key in COMPARED and key in columns(rows) else None
+    margin = gain(row, rows, key) if key in counting(rows) else None
     return {
         "text": shown(key, figure),
         "value": figure.mean,
         "interval": interval(row, key),
-        "mark": mark(row, rows, key) if found else "",
-        "gain": said(found) if found else None,
-        "isSure": found.is_sure if found else None,
-        "rival": found.rival.name if found else None,
+        "mark": mark(row, rows, key),
+        "gain": margin.text() if margin else None,
+        "isSure": margin.is_sure if margin else None,
+        "rival": margin.rival.name if margin else None,
     }
 
 
 def _mean_iou(row: Row) -> dict[str, float | None]:
     """IoU of each class, the mean over the seeds that have the class."""
-    found: dict[str, list[float]] = {}
+    by_class: dict[str, list[float]] = {}
     for outcome in row.done:
         for name, value in (outcome.result["metrics"].get("iou") or {}).items():
-            found.setdefault(name, []).extend([] if value is None else [value])
-    return {name: fmean(values) if values else None for name, values in found.items()}
+            by_class.setdefault(name, []).extend([] if value is None else [value])
+    return {name: fmean(values) if values else None for name, values in by_class.items()}
 
 
 def _by_degradation(row: Row) -> dict[str, Any]:
     """Kind of damage -> figures of the samples damaged so, of the row's first cell."""
-    found = row.done[0].result["metrics"].get("by_degradation") if row.done else None
-    return dict(found or {})
+    figures = row.done[0].result["metrics"].get("by_degradation") if row.done else None
+    return dict(figures or {})
 
 
-def _curves(outcome: Outcome) -> dict[str, Any]:
-    """The losses and evaluations of a run, each a list of [images seen, value]."""
+def _curves(outcome: Outcome, evaluated: Sequence[str]) -> dict[str, Any]:
+    """The losses and evaluations of a run, of these the figures `evaluated`: each a list of
+    [images seen, value]."""
     losses: dict[str, list[list[float]]] = {}
     evaluations: dict[str, list[list[float]]] = {}
     for line in read_metrics(outcome.cell.folder):
         for into, values in ((losses, line.get("losses")), (evaluations, line.get("evaluation"))):
             for key, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, int | float) and (into is losses or key in EVALUATED):
+                if isinstance(value, int | float) and (into is losses or key in evaluated):
                     into.setdefault(key, []).append([line["num_images"], float(f"{value:.5g}")])
     step = max((math.ceil(len(curve) / MOST_POINTS) for curve in losses.values()), default=1)
     return {
@@ -242,21 +216,21 @@ def _curves(outcome: Outcome) -> dict[str, Any]:
 def _samples(outcome: Outcome) -> list[dict[str, Any]]:
     """samples.json: figures of each val sample; none of a run of before there was such a file."""
     try:
-        found = json.loads((outcome.cell.folder / "samples.json").read_text(encoding="utf-8"))
-        return [{**sample, "key": str(sample["key"])} for sample in found]
+        samples = json.loads((outcome.cell.folder / "samples.json").read_text(encoding="utf-8"))
+        return [{**sample, "key": str(sample["key"])} for sample in samples]
     except (OSError, ValueError, TypeError, KeyError):
         return []
 
 
 def _pictures(outcome: Outcome, pictures: Pictures) -> dict[str, dict[str, int]]:
     """Sample -> kind -> number of its picture."""
-    found: dict[str, dict[str, int]] = {}
-    for kind in KINDS:
+    by_sample: dict[str, dict[str, int]] = {}
+    for kind in CAPTIONS:
         for path in sorted((outcome.cell.folder / "pictures").glob(f"*_{kind}.png")):
             number = pictures.add(path, kind)
             if number is not None:
-                found.setdefault(path.name.removesuffix(f"_{kind}.png"), {})[kind] = number
-    return dict(sorted(found.items()))
+                by_sample.setdefault(path.name.removesuffix(f"_{kind}.png"), {})[kind] = number
+    return dict(sorted(by_sample.items()))
 
 
 def _made(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -264,10 +238,10 @@ def _made(rows: Sequence[Row]) -> list[dict[str, Any]]:
     done = [outcome for row in rows for outcome in row.done]
     made = {outcome.cell.name: {"seed": outcome.seed, **outcome.facts} for outcome in done}
     facts = []
-    for name in dict.fromkeys(name for each in made.values() for name in each):
+    for name in dict.fromkeys(name for cell_facts in made.values() for name in cell_facts):
         values: dict[str, list[str]] = {}
-        for cell, each in made.items():
-            values.setdefault(_said(each.get(name)), []).append(cell)
+        for cell, cell_facts in made.items():
+            values.setdefault(_said(cell_facts.get(name)), []).append(cell)
         facts.append({"name": name, "values": [[value, who] for value, who in values.items()]})
     return facts
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from maskrestore.data.labels import LABELS
-
-PHOTOS = ("synthesized", "real")
-"""Kinds of pictures that are no masks."""
+from maskrestore.runs.figures import PHOTOS
 
 QUALITY = 90
 """Of the photographs' WebP, 0..100; as PNG they would be ten times as large."""

@@ -6,52 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.grid.cells import Grid
-from launch.results.gains import Gain, gain
+from launch.results.gains import gain
 from launch.results.names import TASKS, loss_name, paper_figures, task_name
-from launch.results.table_rows import Figure, Outcome, Row
+from launch.results.table_rows import Outcome, Row, SeedMean
+from maskrestore.runs.figures import DISTANCES, FIGURES, HEADLINES
 
-DISTANCES = {"fid": "FID", "kid": "KID", "fd_lite0": "fd_lite0", "kd_lite0": "kd_lite0"}
-"""Key of an image distance -> heading of its column."""
-
-
-HEADLINES = {
-    "paper": {"accu": "accu", "miou19": "mIoU (19)", "miou_all": "mIoU (all ids)"},
-    "strict": {"accu19": "accu (19)", "miou19": "mIoU (19)"},
-}
-"""Protocol -> the figures that its table compares, and their headings."""
-
-
-COMPARED = ("accu", "accu19", "miou19")
-"""Figures in which a trained row has to beat the untrained ones."""
-
-
-GAINED = {
-    "accu": "accu",
-    "accu19": "accu (19)",
-    "miou19": "mIoU (19)",
-    "accu_unannotated": "accu, not annotated",
-    "boundary_f3": "boundary F, 3 px",
-}
-"""Figures of the second table -> headings; of those that are compared, the protocol's."""
-
+GAINED = ("accu_unannotated", "boundary_f3")
+"""Figures of the second table, beside those that count."""
 
 GAINS_TITLE = (
     "What training gains: points more than the untrained row that is best in the figure, of the "
     "same task and input, with 95 % intervals (paired bootstrap over the val images)"
 )
 
-
 WEAK, UNSURE = "†", "‡"
-
 
 DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 """What footnotes are numbered with."""
-
-
-QUOTED = (
-    'Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis Model" '
-    "(2021), Cityscapes val, 500 images, one seed; quoted, not ours."
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +59,7 @@ class Table:
 def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     """The table of what the run folders hold by now."""
     outcomes = [outcome for row in rows for outcome in row.outcomes]
-    found = columns(rows)
+    keys = columns(rows)
     has_seeds = any(len(row.outcomes) > 1 for row in rows)
     lines: list[Line] = []
     footnotes: list[str] = []
@@ -97,10 +68,54 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
         if remark:
             number = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
             footnotes.append(f"{number} {row.name}: {remark}")
-        lines.append(_line(row, rows, found, number))
+        lines.append(_line(row, rows, keys, number))
+    return Table(
+        title=f"{grid.name}: {grid.folder.name}",
+        has_seeds=has_seeds,
+        facts=tuple(_facts(outcomes, has_seeds)),
+        ours=tuple(FIGURES[key].name for key in keys),
+        lines=tuple(lines),
+        gains=tuple(_gains(rows)),
+        notes=tuple(_notes(keys, lines, has_seeds)),
+        footnotes=tuple(footnotes),
+        problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
+    )
+
+
+def counting(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The figures that count, those of the rows' protocol; of both protocols, the paper's."""
+    restoring = [row for row in rows if row.config.task != "synthesis"]
+    is_strict = restoring and all(row.config.protocol == "strict" for row in restoring)
+    return HEADLINES["strict" if is_strict else "paper"]
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Keys of our columns: the figures that count, beside the paper's mIoU that over all ids, and
+    the distances that any row has."""
+    keys = counting(rows)
+    beside = ["miou_all"] if keys == HEADLINES["paper"] else []
+    return [*keys, *beside, *(key for key in DISTANCES if any(row.figure(key) for row in rows))]
+
+
+def mark(row: Row, rows: Sequence[Row], key: str) -> str:
+    """Of a trained row that is not better than the best untrained one, or not surely, in a figure
+    that counts."""
+    margin = gain(row, rows, key) if key in counting(rows) else None
+    if margin is None or (margin.value > 0 and margin.is_sure):
+        return ""
+    return UNSURE if margin.value > 0 else WEAK
+
+
+def shown(key: str, figure: SeedMean | None) -> str:
+    """A figure as text, with its spread."""
+    return "-" if figure is None else FIGURES[key].text(figure.mean, figure.spread)
+
+
+def _notes(keys: Iterable[str], lines: Iterable[Line], has_seeds: bool) -> list[str]:
+    """What the headings leave open, and the marks that occur."""
     notes = ["Distances: lower is better. accu and mIoU in %."]
-    if "accu19" in found:
-        notes.append("accu (19): over the pixels whose true class is one of the 19 evaluated ones.")
+    captioned = [FIGURES[key] for key in keys if FIGURES[key].caption]
+    notes += [f"{figure.name}: {figure.caption}." for figure in captioned]
     marks = {field[-1] for line in lines for field in line.ours}
     if WEAK in marks:
         trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
@@ -117,69 +132,20 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
             "± Sample standard deviation (n - 1) over the seeds that are done. All seeds use the "
             "same image generator: what another one would change is not in it."
         )
-    return Table(
-        title=f"{grid.name}: {grid.folder.name}",
-        has_seeds=has_seeds,
-        facts=tuple(_facts(outcomes, has_seeds)),
-        ours=tuple(found.values()),
-        lines=tuple(lines),
-        gains=tuple(_gains(rows, found)),
-        notes=tuple(notes),
-        footnotes=tuple(footnotes),
-        problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
-    )
+    return notes
 
 
-def columns(rows: Sequence[Row]) -> dict[str, str]:
-    """Our columns, key of the figure -> heading: the protocol's, and the distances that any row
-    has. Rows of both protocols are compared as the paper does."""
-    restoring = [row for row in rows if row.config.task != "synthesis"]
-    is_strict = restoring and all(row.config.protocol == "strict" for row in restoring)
-    distances = {k: name for k, name in DISTANCES.items() if any(row.figure(k) for row in rows)}
-    return HEADLINES["strict" if is_strict else "paper"] | distances
-
-
-def mark(row: Row, rows: Sequence[Row], key: str) -> str:
-    """Of a trained row that is not better than the best untrained one, or not surely, in a figure
-    that counts."""
-    found = gain(row, rows, key) if key in COMPARED else None
-    if found is None or (found.value > 0 and found.is_sure):
-        return ""
-    return UNSURE if found.value > 0 else WEAK
-
-
-def shown(key: str, figure: Figure | None) -> str:
-    """A figure as text, with its spread: shares in %, distances as they are."""
-    if figure is None:
-        return "-"
-    factor, decimals = 100, 1
-    if key in DISTANCES:
-        factor, decimals = 1, 1 if abs(figure.mean) >= 10 else 4
-    text = f"{factor * figure.mean:.{decimals}f}"
-    if figure.spread is None:
-        return text
-    return f"{text} ± {factor * figure.spread:.{decimals}f}"
-
-
-def _gains(rows: Sequence[Row], headlines: Iterable[str]) -> list[tuple[str, ...]]:
-    keys = {key: name for key, name in GAINED.items() if key in headlines or key not in COMPARED}
+def _gains(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    keys = [*counting(rows), *GAINED]
     lines, last_task = [], ""
     for row in rows:
-        found = {key: gain(row, rows, key) for key in keys}
-        if any(found.values()):
+        margins = [gain(row, rows, key) for key in keys]
+        if any(margins):
             task = task_name(row.config)
-            first = "" if task == last_task else task
-            lines.append((first, loss_name(row.config), *map(said, found.values())))
+            texts = ["-" if margin is None else margin.text() for margin in margins]
+            lines.append(("" if task == last_task else task, loss_name(row.config), *texts))
             last_task = task
-    return [("task", "loss", *keys.values()), *lines] if lines else []
-
-
-def said(found: Gain | None) -> str:
-    """A gain in points, and its interval: +1.2 (+0.4 to +2.0)."""
-    if found is None:
-        return "-"
-    value, *ends = (f"{100 * number:+.1f}" for number in (found.value, *(found.interval or ())))
-    return f"{value} ({' to '.join(ends)})" if ends else value
+    return [("task", "loss", *(FIGURES[key].name for key in keys)), *lines] if lines else []
 
 
 def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], footnote: str) -> Line:
@@ -258,10 +224,9 @@ def _facts(outcomes: Sequence[Outcome], has_seeds: bool) -> list[str]:
     add("sampling of the small mask", of("sampling"))
     add("perceptual network", of("perceptual network"))
     add("features of the distances", of("features"))
-    for task in ("synthesis", "densify", "super_resolution"):
+    for task, name in TASKS.items():
         trained = [o for o in done if o.config.task == task and o.config.trains]
-        name = f"images seen, {TASKS.get(task, 'super-resolution')}"
-        add(name, [outcome.result.get("num_images") for outcome in trained])
+        add(f"images seen, {name}", [outcome.result.get("num_images") for outcome in trained])
     seeds = [outcome.result.get("seed") for outcome in done]
     add("seeds" if has_seeds else "seed", seeds, ", " if has_seeds else " / ")
     add("commit", [outcome.result.get("commit") for outcome in done])

@@ -55,7 +55,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Figure:
+class SeedMean:
     """A figure of a row: the mean over its seeds, and their sample standard deviation (n - 1);
     None of a single one."""
 
@@ -85,16 +85,16 @@ class Row:
         """What the row is: the settings behind its figures; `differences` tells where several."""
         return (self.done or self.outcomes)[0].config
 
-    def figure(self, name: str) -> Figure | None:
+    def figure(self, name: str) -> SeedMean | None:
         """A figure over all seeds that are done; None if one of them has none."""
         values = [outcome.metric(name) for outcome in self.done]
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
             return None
         if len(known) == 1:
-            return Figure(known[0], None)
+            return SeedMean(known[0], None)
         spread = stdev(known) if all(map(math.isfinite, known)) else math.nan
-        return Figure(fmean(known), spread)
+        return SeedMean(fmean(known), spread)
 
     def differences(self) -> list[str]:
         """What differs among the cells behind its figures and should not: `key: value / value`."""
@@ -139,8 +139,8 @@ def _read_inputs(cell: Cell) -> dict[str, str]:
 
 def _read_resamples(cell: Cell) -> dict[str, Any]:
     try:
-        found = json.loads((cell.folder / "resamples.json").read_text(encoding="utf-8"))
-        return {"images": found["images"], "figures": dict(found["figures"])}
+        content = json.loads((cell.folder / "resamples.json").read_text(encoding="utf-8"))
+        return {"images": content["images"], "figures": dict(content["figures"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

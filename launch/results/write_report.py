@@ -8,7 +8,7 @@ from typing import Any, Literal
 from launch.grid.cells import Grid, GridSettings, read_grid
 from launch.results.figure import draw_figure
 from launch.results.formats import latex, markdown
-from launch.results.names import paper_figures
+from launch.results.names import PAPER_FIGURES, paper_figures
 from launch.results.page import html_report
 from launch.results.table import make_table
 from launch.results.table_rows import Row, read_rows
@@ -76,7 +76,7 @@ def flat(rows: Sequence[Row]) -> str:
         if config.task == "synthesis":
             record["loss"] = None
         paper = paper_figures(config)
-        record |= dict(zip(("paper_accu", "paper_miou", "paper_fid"), paper, strict=True))
+        record |= dict(zip((f"paper_{key}" for key in PAPER_FIGURES), paper, strict=True))
         metrics = dict(outcome.result.get("metrics", {}))
         for name, (low, high) in (metrics.pop("intervals", None) or {}).items():
             metrics |= {f"{name}_low": low, f"{name}_high": high}

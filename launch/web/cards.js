@@ -6,7 +6,6 @@ import { format, moment } from "./format.js";
 import { ATTENTION, KINDS } from "./model.js";
 
 const MOST_CARDS = 60;
-const FIGURES = { accu: ["accuracy", "ratio"], miou19: ["mIoU", "ratio"], fid: ["FID", "plain"], fd_lite0: ["fd_lite0", "plain"] };
 
 /** The sign and the word of a run's state. */
 export function chip(entry) {
@@ -16,8 +15,8 @@ export function chip(entry) {
 }
 
 /** Accuracy, mIoU and image distance of a finished run, as [name, text]. */
-export const figuresOf = (entry) => Object.entries(entry.folder?.figures ?? {})
-  .map(([name, value]) => [FIGURES[name][0], format(value, FIGURES[name][1])]);
+export const figuresOf = (entry) => (entry.folder?.figures ?? [])
+  .map(([name, value, unit]) => [name, format(value, unit)]);
 
 /** A bar that is as full as the run is far. */
 export function bar(entry) {

@@ -3,12 +3,11 @@
 import { byId, fill, h } from "./dom.js";
 import { Compare, classBars, legendOf, sampleCards, sampleLine } from "./report_compare.js";
 import { CurveChart, sign } from "./report_curves.js";
-import { DISTANCES, counting, nameOf, report, rowNamed, tasks } from "./report_data.js";
+import { counting, headingOf, isDistance, nameOf, report, rowNamed, tasks } from "./report_data.js";
 import { dotPlot } from "./report_dots.js";
 import { degradationTable, figureCell, headlineColumns, sortableTable } from "./report_tables.js";
 
 const MOST_EXTREMES = 4; // worst samples, and as many best ones
-const DRAWN = new Set(["fid", "fd_lite0"]); // distances of evaluations that get a chart
 const PARTS = ["best", "table", "more", "curves", "looks", "classes", "samples", "made"];
 const choice = { row: null, sample: null };
 
@@ -31,7 +30,7 @@ function showBest() {
     const more = 100 * (trained.figures[key].value - untrained.figures[key].value);
     const [mark, word] = Math.abs(more) < 0.05 ? ["=", "as good as"] : more > 0 ? ["▲", `${more.toFixed(1)} more than`] : ["▼", `${(-more).toFixed(1)} less than`];
     const range = gain.includes("(") ? `; difference ${gain}${isSure ? "" : ", so it may be chance"}` : "";
-    return h("article", { class: "card" }, h("h3", {}, task, h("span", { class: "muted" }, ` · ${report.headlines[key]}`)),
+    return h("article", { class: "card" }, h("h3", {}, task, h("span", { class: "muted" }, ` · ${headingOf(key)}`)),
       h("p", { class: "big" }, trained.figures[key].text, h("small", {}, " %")),
       h("p", {}, sign(trained.style), ` ${nameOf(trained)}, the best trained row`),
       h("p", { class: { "▲": "gain", "▼": "loss" }[mark] ?? "" }, `${mark} ${word} the best untrained: ${nameOf(untrained)}, ${untrained.figures[key].text}\u00a0%${range}`));
@@ -44,10 +43,10 @@ function showTable() {
   const columns = headlineColumns();
   const ours = columns.filter(({ group }) => group === "ours").length;
   const weak = report.rows.flatMap((row, index) => {
-    const found = Object.entries(report.headlines).filter(([key]) => row.figures[key]?.mark);
-    return found.length ? [h("li", { id: `weak-${index}` }, `${row.task}, ${nameOf(row)}: `, found.map(([key, name]) => {
+    const marked = report.headlines.filter((key) => row.figures[key]?.mark);
+    return marked.length ? [h("li", { id: `weak-${index}` }, `${row.task}, ${nameOf(row)}: `, marked.map((key) => {
       const { text, mark, gain, rival } = row.figures[key];
-      return `${mark} ${name} ${text}, while ${rowNamed[rival].loss} has ${rowNamed[rival].figures[key].text} untrained: ${gain}`;
+      return `${mark} ${headingOf(key)} ${text}, while ${rowNamed[rival].loss} has ${rowNamed[rival].figures[key].text} untrained: ${gain}`;
     }).join("; "), ".")] : [];
   });
   byId("table").append(h("p", { class: "hint" }, "Press a heading to sort, again to reverse, once more for the grid's order. A row's name leads to its pictures."), sortableTable("The table", columns, [["ours", ours, "ours"], ...(columns.length > ours ? [["the paper's, quoted", columns.length - ours, "paper"]] : [])]),
@@ -60,8 +59,8 @@ function showTable() {
 }
 
 function showMore() {
-  const columns = Object.entries(report.more).map(([key, name]) =>
-    ({ name, key, value: (row) => row.figures[key]?.value, cell: (row) => figureCell(row, key) }));
+  const columns = report.more.map((key) =>
+    ({ name: headingOf(key), key, value: (row) => row.figures[key]?.value, cell: (row) => figureCell(row, key) }));
   const damaged = tasks.map((task) => [task, report.rows.filter((row) => row.task === task && Object.keys(row.byDegradation).length)]);
   byId("more").append(
     columns.length ? sortableTable("More figures", columns) : "",
@@ -77,9 +76,8 @@ function showCurves() {
     const rows = report.rows.filter((row) => row.task === task && row.trains);
     const charts = ["losses", "evaluations"].flatMap((part) => {
       const terms = [...new Set(rows.flatMap(({ curves }) => curves.flatMap((run) => Object.keys(run[part]))))];
-      const wanted = part === "losses" ? terms : terms.filter((key) => DRAWN.has(key) || counting.includes(key));
-      return wanted.map((term) => new CurveChart(part === "losses" ? term : `evaluations: ${report.headlines[term]}${DISTANCES.has(term) ? "" : ", %"}`, rows.flatMap((row) => {
-        const factor = part === "losses" || DISTANCES.has(term) ? 1 : 100;
+      return terms.map((term) => new CurveChart(part === "losses" ? term : `evaluations: ${headingOf(term)}${isDistance(term) ? "" : ", %"}`, rows.flatMap((row) => {
+        const factor = part === "losses" || isDistance(term) ? 1 : 100;
         const runs = row.curves.map((run) => run[part][term]?.map(([x, y]) => [x, y === null ? NaN : factor * y])).filter(Boolean);
         return runs.length ? [{ name: nameOf(row), style: row.style, runs }] : [];
       })).element);

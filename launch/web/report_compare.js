@@ -1,8 +1,7 @@
 // Pictures of a row: two of them under a slider, its worst and best images, and its classes.
 
 import { fill, h } from "./dom.js";
-
-const percent = (value) => (Number.isFinite(value) ? (100 * value).toFixed(1) : "-");
+import { headingOf, percent } from "./report_data.js";
 
 /** Two pictures of one size on top of each other; a slider moves the divide between them. */
 export class Compare {
@@ -94,8 +93,8 @@ export function sampleCards(samples, row, report, look) {
       shown.length ? h("div", { class: "strip" }, ...shown.map((kind) => h("figure", {},
         h("img", { src: report.pictures[pictures[kind]], alt: `${report.kinds[kind]} of ${sample.key}`, class: kind === "real" ? "" : "mask" }),
         h("figcaption", { class: "muted" }, report.kinds[kind])))) : h("p", { class: "muted" }, "No pictures of it were kept."),
-      h("dl", { class: "facts" }, ...[["accu", sample.accu], ["mIoU (19)", sample.miou19], ["boundary F, 3 px", sample.boundary_f3]].map(([name, value]) =>
-        h("div", {}, h("dt", {}, name), h("dd", {}, percent(value))))),
+      h("dl", { class: "facts" }, ...["accu", "miou19", "boundary_f3"].map((key) =>
+        h("div", {}, h("dt", {}, headingOf(key)), h("dd", {}, percent(sample[key]))))),
       shown.length ? h("button", { type: "button", class: "look", onclick: () => look(sample.key) }, "Compare", h("span", { class: "unseen" }, ` ${sample.key} above`)) : null);
   }));
 }

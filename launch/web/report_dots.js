@@ -2,7 +2,7 @@
 
 import { h, svg } from "./dom.js";
 import { tickNames, ticks } from "./format.js";
-import { nameOf, report, tasks } from "./report_data.js";
+import { headingOf, nameOf, report, tasks } from "./report_data.js";
 
 const isNarrow = innerWidth < 640; // a drawing that shrinks takes its letters with it
 const PLOT_WIDTH = isNarrow ? 330 : 560;
@@ -47,9 +47,9 @@ export function dotPlot(key) {
   const axis = marks.flatMap((mark, index) => [svg("line", { x1: x(mark), x2: x(mark), y1: 20, y2: y }),
     svg("text", { x: x(mark), y: y + 15, "text-anchor": "middle" }, names[index])]);
   const words = rows.map((row) => `${row.task} ${nameOf(row)} ${row.figures[key].text}`).join(", ");
-  return h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, `${report.headlines[key]}, %`),
+  return h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, `${headingOf(key)}, %`),
     h("p", { class: "muted" }, "● trained, ◇ untrained; whiskers: 95 % interval over val images, or else spread over seeds; dashed: the best untrained row of the same input")),
-  svg("svg", { class: "dots", viewBox: `0 0 ${PLOT_WIDTH} ${y + 22}`, role: "img", "aria-label": `${report.headlines[key]} in %: ${words}` },
+  svg("svg", { class: "dots", viewBox: `0 0 ${PLOT_WIDTH} ${y + 22}`, role: "img", "aria-label": `${headingOf(key)} in %: ${words}` },
     svg("g", { class: "axes" }, ...axis), drawing));
 }
 

@@ -2,15 +2,13 @@
 
 import { fill, h } from "./dom.js";
 import { sign } from "./report_curves.js";
-import { LOWER_IS_BETTER, counting, nameOf, report, shown } from "./report_data.js";
-
-const PAPER = ["accu", "mIoU", "FID"];
+import { counting, headingOf, isLowerBetter, nameOf, percent, report } from "./report_data.js";
 
 /** Columns of the first table: [key, heading, value of a row, content of its cell, group]. */
 export function headlineColumns() {
-  const ours = Object.entries(report.headlines).map(([key, name]) =>
-    ({ name, key, group: "ours", value: (row) => row.figures[key]?.value, cell: (row) => figureCell(row, key) }));
-  const paper = PAPER.map((name, index) => ({ name, group: "paper", lower: name === "FID",
+  const ours = report.headlines.map((key) =>
+    ({ name: headingOf(key), key, group: "ours", value: (row) => row.figures[key]?.value, cell: (row) => figureCell(row, key) }));
+  const paper = Object.entries(report.paperFigures).map(([key, name], index) => ({ name, group: "paper", lower: isLowerBetter(key),
     value: (row) => (row.paper[index] === "-" ? undefined : Number(row.paper[index])),
     cell: (row) => h("td", { class: "number paper" }, row.paper[index]) }));
   const runs = { name: "runs", group: "ours", value: (row) => row.runs, cell: (row) => h("td", { class: "runs" }, row.runs.replace(" done", "")) };
@@ -26,12 +24,12 @@ export function figureCell(row, key) {
   fill(cell, [isBest(row, key) ? h("strong", { title: "best of those that are given the same input" }, mean) : mean,
     figure.mark ? h("a", { class: "weak", href: `#weak-${report.rows.indexOf(row)}`, "aria-label": "not better, or not surely, than an untrained row: the note" }, figure.mark) : null,
     spread ? h("small", { class: "interval" }, ` ± ${spread}`) : null,
-    figure.interval ? h("small", { class: "interval" }, figure.interval.map((end) => shown(key, end)).join("–")) : null]);
+    figure.interval ? h("small", { class: "interval" }, figure.interval.map(percent).join("–")) : null]);
   return cell;
 }
 
 function isBest(row, key) {
-  const better = LOWER_IS_BETTER.has(key) ? (a, b) => a < b : (a, b) => a > b;
+  const better = isLowerBetter(key) ? (a, b) => a < b : (a, b) => a > b;
   const others = report.rows.filter((other) => other.task === row.task && other.input === row.input && other !== row && other.figures[key]);
   const own = row.figures[key].value;
   return others.every((other) => !better(other.figures[key].value, own)) && others.some((other) => better(own, other.figures[key].value));
@@ -74,7 +72,7 @@ export function sortableTable(title, columns, groups) {
       arrow.textContent = each === column ? (isFallen ? " ▼" : " ▲") : "";
     }
   };
-  const isFalling = (column) => column.key !== undefined ? !LOWER_IS_BETTER.has(column.key) : column.group === "paper" && !column.lower;
+  const isFalling = (column) => column.key !== undefined ? !isLowerBetter(column.key) : column.group === "paper" && !column.lower;
   show();
   const over = groups ? h("tr", {}, h("td", { colSpan: 2 }), ...groups.map(([name, span, kind]) => h("th", { colSpan: span, scope: "colgroup", class: kind }, name))) : null;
   return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": title },
@@ -104,14 +102,13 @@ function rowHead(row) {
 export function degradationTable(task, rows) {
   const kinds = [...new Set(rows.flatMap((row) => Object.keys(row.byDegradation)))];
   const key = counting[0];
-  const share = (value) => (Number.isFinite(value) ? shown(key, value) : "-");
-  const title = `${task}: ${report.headlines[key]}, and small mIoU (19), in %, by what damaged the mask`;
+  const title = `${task}: ${headingOf(key)}, and small ${headingOf("miou19")}, in %, by what damaged the mask`;
   const number = (kind) => rows.map((row) => row.byDegradation[kind]?.num_samples).find(Number.isFinite) ?? "-";
   return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": title },
     h("table", { class: "figures" }, h("caption", {}, `${title}. Of each row's first run.`),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "damage"), h("th", { scope: "col", class: "number" }, "val images"),
         ...rows.map((row) => h("th", { scope: "col", class: "number" }, nameOf(row))))),
       h("tbody", {}, ...kinds.map((kind) => h("tr", {}, h("th", { scope: "row" }, kind), h("td", { class: "number" }, String(number(kind))),
-        ...rows.map(({ byDegradation: { [kind]: figures } }) => h("td", { class: "number" }, share(figures?.[key]),
-          h("small", { class: "interval" }, share(figures?.miou19)))))))));
+        ...rows.map(({ byDegradation: { [kind]: figures } }) => h("td", { class: "number" }, percent(figures?.[key]),
+          h("small", { class: "interval" }, percent(figures?.miou19)))))))));
 }

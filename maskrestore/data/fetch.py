@@ -106,7 +106,7 @@ def address(url: str, name: str) -> str:
 def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
     """Why the file is not the expected one; empty if it is, and then it is there."""
     beside = path.with_name(f".{path.name}.partial")
-    found, size = hashlib.sha256(), 0
+    digest, size = hashlib.sha256(), 0
     total = expected["num_bytes"] if expected else None
     bar = tqdm(
         desc=f"fetch {path.name}",
@@ -123,7 +123,7 @@ def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
             try:
                 while block := stream.read(BLOCK):
                     file.write(block)
-                    found.update(block)
+                    digest.update(block)
                     size += len(block)
                     bar.update(len(block))
             except BaseException:
@@ -135,8 +135,8 @@ def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
             os.fsync(file.fileno())
         if not size:
             return "is empty or not there"
-        if expected and (size, found.hexdigest()) != (total, expected["sha256"]):
-            return f"has {size} bytes, sha256 {found.hexdigest()[:12]}…, not those of the manifest"
+        if expected and (size, digest.hexdigest()) != (total, expected["sha256"]):
+            return f"has {size} bytes, sha256 {digest.hexdigest()[:12]}…, not those of the manifest"
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -94,14 +94,14 @@ def open_checked(folder: Path, shard: dict[str, Any], url: str = "") -> int:
     try:
         file = os.open(path, os.O_RDONLY)
         with open(file, "rb", closefd=False) as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"shard {path} cannot be read: {error.strerror}") from error
     size = os.fstat(file).st_size
-    if (size, found) != (shard["num_bytes"], shard["sha256"]):
+    if (size, digest) != (shard["num_bytes"], shard["sha256"]):
         os.close(file)
         raise UserError(
-            f"shard {path} is damaged: {size} bytes, sha256 {found[:12]}…; its manifest says "
+            f"shard {path} is damaged: {size} bytes, sha256 {digest[:12]}…; its manifest says "
             f"{shard['num_bytes']} bytes, {shard['sha256'][:12]}…. Write the shards again"
             + (" or delete this one, to fetch it again" if url else "")
         )

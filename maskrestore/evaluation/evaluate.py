@@ -20,10 +20,11 @@ from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES, ImageDistances
 from maskrestore.evaluation.pictures import Album
 from maskrestore.evaluation.real_features import RealFeatures
-from maskrestore.evaluation.segmentation import FIGURES, SegmentationMetrics
+from maskrestore.evaluation.segmentation import SegmentationMetrics
+from maskrestore.runs.figures import SHARES
 from maskrestore.utils.files import write_atomically
 
-SEGMENTATION_FIGURES = (*FIGURES, "iou", "intervals", "by_degradation")
+SEGMENTATION_FIGURES = (*SHARES, "iou", "intervals", "by_degradation")
 
 
 def evaluate(

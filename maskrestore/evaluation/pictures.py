@@ -9,16 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from maskrestore.data.segmap import colorize
+from maskrestore.runs.figures import CAPTIONS
 from maskrestore.utils.files import write_atomically
-
-CAPTIONS = {
-    "input": "input mask",
-    "restored": "restored mask",
-    "synthesized": "synthesised image",
-    "true_mask": "true mask",
-    "real": "real image",
-}
-"""Kinds of pictures, {key}_{kind}.png, in the order of a contact sheet, and what to call them."""
 
 
 class Album:

@@ -18,23 +18,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from maskrestore.data.labels import EVALUATED_IDS, LABELS, NUM_CLASSES
 from maskrestore.evaluation.boundary import TOLERANCES, band, band_width, contours_met
+from maskrestore.runs.figures import KIND_FIGURES, SAMPLE_FIGURES, SHARES
 
-FIGURES = (
-    "accu",
-    "accu19",
-    "accu_annotated",
-    "accu_unannotated",
-    "miou19",
-    "miou_all",
-    *(f"boundary_f{tolerance}" for tolerance in TOLERANCES),
-    "boundary_iou",
-    "ece",
-)
-"""The single numbers, 0..1; each has an interval."""
-SAMPLE_FIGURES = ("accu", "miou19", "boundary_f3")
-"""What is also told of each sample by itself."""
-KIND_FIGURES = ("accu", "accu19", "miou19")
-"""What is told of each kind of damage."""
 NUM_BINS = 15
 """Of the confidence (Guo et al. 2017)."""
 UNIT = 2**20
@@ -104,7 +89,7 @@ class SegmentationMetrics(Metric):
         )
 
     def compute(self) -> dict[str, Any]:
-        """FIGURES in 0..1, None where there is nothing to count; iou {class name: 0..1 or None};
+        """SHARES in 0..1, None where there is nothing to count; iou {class name: 0..1 or None};
         num_samples, the label maps counted; intervals {figure: [low, high]}, 95 % of resamples of
         the samples, for each figure that is not None; by_degradation {kind: {accu, accu19, miou19,
         num_samples}}, None without kinds. docs/evaluation.md defines them.
@@ -219,7 +204,7 @@ def split(sums: Tensor) -> dict[str, Tensor]:
 
 
 def figures(sums: Tensor) -> dict[str, Tensor]:
-    """FIGURES of sums over samples, float64 [..., sum(SIZES)] -> each [...], NaN where there is
+    """SHARES of sums over samples, float64 [..., sum(SIZES)] -> each [...], NaN where there is
     nothing to count."""
     parts = split(sums)
     unannotated, annotated = parts["confusion"].unbind(-3)
@@ -247,7 +232,7 @@ def figures(sums: Tensor) -> dict[str, Tensor]:
         score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
         occurs = of_true[..., -1, :] + of_restored[..., -1, :] > 0
         values[f"boundary_f{tolerance}"] = score.where(occurs, math.nan).nanmean(-1)
-    return {name: values[name] for name in FIGURES}
+    return {name: values[name] for name in SHARES}
 
 
 def _in_short(rows: Tensor) -> dict[str, Any]:

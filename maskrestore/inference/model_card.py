@@ -6,6 +6,7 @@ from typing import Any
 
 from maskrestore.config.run import RunConfig
 from maskrestore.runs import provenance
+from maskrestore.runs.figures import SHARES
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import file_sha256
 
@@ -103,7 +104,7 @@ def _figures(run: RunConfig) -> str:
     lines = [
         f"| {name} | {value:.4g} |"
         for name, value in metrics.items()
-        if isinstance(value, float) and name.startswith(("accu", "miou", "boundary", "ece"))
+        if name in SHARES and value is not None
     ]
     head = (
         f"Of {metrics.get('num_samples')} val samples ({source}), 0..1, by the run's own "

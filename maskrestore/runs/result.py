@@ -10,6 +10,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import flatten
 from maskrestore.data.manifest import read_manifest
 from maskrestore.runs import provenance, run_folder
+from maskrestore.runs.figures import HEADLINES
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import file_sha256, write_atomically
 
@@ -69,7 +70,6 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
     height, width = config.data.height_width
     synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
     restores, mixed = config.trains and not synthesis, config.degradation == "mixture"
-    headline = "accu19" if config.protocol == "strict" else "accu"
     own = config.run / "generator.pth" if config.trains_generator else config.generator.path
     result = {
         "task": config.task,
@@ -80,7 +80,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
         "metrics": metrics,
         "protocol": {
             "protocol": config.protocol,
-            "headline": None if synthesis else f"{headline}, miou19",
+            "headline": None if synthesis else ", ".join(HEADLINES[config.protocol]),
             "degradation": config.degradation,
             "condition": config.condition if restores else None,
             "relaxation": config.relaxation if restores else None,

@@ -51,7 +51,7 @@ def open_source(config: SourceConfig) -> Source:
     splits = {split: _pair(root, split, problems) for split in config.splits}
     if problems:
         raise all_problems(root, problems)
-    items = [item for found in splits.values() for item in found]
+    items = [item for of_split in splits.values() for item in of_split]
     checks = look_at_all(_check, items, "checking", "sample")
     problems = [problem for check in checks for problem in check]
     if problems:
@@ -114,11 +114,11 @@ def _check(item: Item) -> list[str]:
 def _read(height: int, width: int, seed: int, item: Item) -> Sample:
     image_path, mask_path = item.files
     image = resize_image(read_image(image_path), height, width)
-    found = read_ids(mask_path, np.uint8)
-    if found.max() >= len(CLASSES):
-        wrong = [str(value) for value in np.unique(found) if value >= len(CLASSES)]
+    camvid_ids = read_ids(mask_path, np.uint8)
+    if camvid_ids.max() >= len(CLASSES):
+        wrong = [str(value) for value in np.unique(camvid_ids) if value >= len(CLASSES)]
         raise UserError(f"{mask_path}: ids {', '.join(wrong[:8])} are not 0..{len(CLASSES) - 1}")
-    ids = TO_CITYSCAPES[found]
+    ids = TO_CITYSCAPES[camvid_ids]
     instance = resize_ids(_instances(ids), height, width)
     fine = resize_ids(ids, height, width)
     rng = np.random.default_rng([seed, zlib.crc32(item.key.encode())])

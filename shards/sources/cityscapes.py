@@ -66,10 +66,10 @@ def open_source(config: SourceConfig) -> Source:
     if problems:
         raise all_problems(root, problems)
     kept = {
-        split: tuple(item for item in found if item.key != KNOWN_BLACK)
-        for split, found in splits.items()
+        split: tuple(item for item in of_split if item.key != KNOWN_BLACK)
+        for split, of_split in splits.items()
     }
-    items = [item for found in kept.values() for item in found]
+    items = [item for of_split in kept.values() for item in of_split]
     checks = look_at_all(_check, items, "checking", "sample")
     problems = [problem for check, _ in checks for problem in check]
     problems += _unequal_sizes(items, [size for _, size in checks])
@@ -80,7 +80,7 @@ def open_source(config: SourceConfig) -> Source:
         notes.append("no gtCoarse: coarse masks are simulated: polygons inside each region")
     if "train_extra" in splits:
         notes.append("train_extra: the fine mask is the coarse annotation, 0 where there is none")
-    empty = [split for split, found in kept.items() if not found]
+    empty = [split for split, of_split in kept.items() if not of_split]
     if empty:
         raise UserError(f"{root}: no usable sample in {', '.join(empty)}")
     read = partial(_read, *config.height_width, config.source_seed)
@@ -97,7 +97,7 @@ def _kinds(split: str, simulated: bool) -> tuple[tuple[str, str], ...]:
 def _pair(
     root: Path, split: str, kinds: tuple[tuple[str, str], ...], problems: list[str]
 ) -> tuple[Item, ...]:
-    found: list[dict[tuple[str, str], Path]] = []
+    by_kind: list[dict[tuple[str, str], Path]] = []
     for folder, kind in kinds:
         files = {}
         if not (root / folder / split).is_dir():
@@ -109,16 +109,16 @@ def _pair(
                 problems.append(
                     f"{path.relative_to(root)}: is not named city_000000_000000_{kind}.png"
                 )
-        found.append(files)
-    samples = sorted(set().union(*found))
+        by_kind.append(files)
+    samples = sorted(set().union(*by_kind))
     if not samples and all((root / folder / split).is_dir() for folder, _ in kinds):
         problems.append(f"{split}: there are no pictures CITY/*_{kinds[0][1]}.png")
     for city, key in samples:
-        for files, (folder, kind) in zip(found, kinds, strict=True):
+        for files, (folder, kind) in zip(by_kind, kinds, strict=True):
             if (city, key) not in files and (root / folder / split).is_dir():
                 problems.append(f"{folder}/{split}/{city}/{key}_{kind}.png: is missing")
-    complete = [sample for sample in samples if all(sample in files for files in found)]
-    return tuple(Item(key, tuple(files[city, key] for files in found)) for city, key in complete)
+    complete = [sample for sample in samples if all(sample in files for files in by_kind)]
+    return tuple(Item(key, tuple(files[city, key] for files in by_kind)) for city, key in complete)
 
 
 def _check(item: Item) -> tuple[list[str], tuple[int, int] | None]:

@@ -18,11 +18,11 @@ from maskrestore.config.settings import parse, to_yaml
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.evaluation import real_features
 from maskrestore.evaluation.finished_run import evaluate_run
-from maskrestore.evaluation.segmentation import FIGURES
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.perceptual import Lite0Embedding
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import load_weights, save_spade_generator, save_weights
+from maskrestore.runs.figures import SHARES
 from maskrestore.runs.result import write_result
 from maskrestore.runs.run_folder import inputs
 from maskrestore.utils.errors import UserError
@@ -105,7 +105,7 @@ def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfi
     assert [sample["key"] for sample in samples] == sorted(sample["key"] for sample in samples)
     assert sum(sample["accu"] for sample in samples) / 3 == pytest.approx(metrics["accu"])
     resampled = json.loads((finished_run.run / "resamples.json").read_text())["figures"]
-    assert {name: len(values) for name, values in resampled.items()} == dict.fromkeys(FIGURES, 1000)
+    assert {name: len(values) for name, values in resampled.items()} == dict.fromkeys(SHARES, 1000)
     low, high = metrics["intervals"]["accu"]
     assert sorted(resampled["accu"])[25] == pytest.approx(low, abs=1e-3)
     shares = [sample["accu"] for sample in samples]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.evaluation import segmentation as metrics
-from maskrestore.evaluation.segmentation import FIGURES, SegmentationMetrics
+from maskrestore.evaluation.segmentation import SegmentationMetrics
+from maskrestore.runs.figures import SHARES
 
 
 def segmentation_figures(
@@ -187,7 +188,7 @@ def test_intervals_are_those_of_samples_drawn_again_and_again() -> None:
     random_state = torch.get_rng_state()
     figures = metric.compute()
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert set(figures["intervals"]) == set(FIGURES)
+    assert set(figures["intervals"]) == set(SHARES)
     by_key = sorted(range(count), key=keys.__getitem__)
     drawn = torch.randint(count, (1000, count), generator=torch.Generator().manual_seed(0))
     plain = []
@@ -228,7 +229,7 @@ def test_no_sample_at_all_has_no_figure() -> None:
     metric = SegmentationMetrics()
     figures = metric.compute()
     assert (figures["num_samples"], figures["intervals"], metric.samples) == (0, {}, [])
-    assert all(figures[name] is None for name in FIGURES)
+    assert all(figures[name] is None for name in SHARES)
 
 
 def test_kinds_of_damage_are_told_apart() -> None:

@@ -6,15 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from processes import wait_until
 from raw_data import run_write
 
 from maskrestore.config.settings import parse
@@ -62,16 +61,16 @@ def test_manifest_describes_the_tars(written: Path) -> None:
         pixels = np.bincount(np.concatenate([s.fine.ravel() for s in scenes]), minlength=34)
         assert manifest["splits"][split]["class_pixels"] == pixels.tolist()
         members = {scene.key: encode(scene) for scene in scenes}
-        found = set()
+        keys = set()
         for shard in manifest["splits"][split]["shards"]:
             data = (written / shard["name"]).read_bytes()
             assert len(data) == shard["num_bytes"]
             for sample in shard["samples"]:
-                found.add(sample["key"])
+                keys.add(sample["key"])
                 assert list(sample["members"]) == list(MEMBERS)
                 for name, (start, size) in sample["members"].items():
                     assert data[start : start + size] == members[sample["key"]][name]
-        assert found == members.keys()
+        assert keys == members.keys()
 
 
 def test_plain_webdataset_reads_the_same_samples(written: Path) -> None:
@@ -152,27 +151,22 @@ def test_interrupted_program_continues_to_the_same_bytes(
         text=True,
         start_new_session=True,
     )
-    wait_until(lambda: bool(list(out.glob("train-*.tar"))) or process.poll() is not None)
+    wait_until(
+        "a shard", lambda: any(out.glob("train-*.tar")) or process.poll() is not None, seconds=60
+    )
     # Ctrl-C reaches the whole group, SIGKILL only the program.
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in stderr
     assert not (out / "manifest.json").exists()
-    wait_until(lambda: not group_exists(process.pid))
+    wait_until("the group has ended", lambda: not group_exists(process.pid), seconds=60)
     if how == signal.SIGINT:
         assert not list(out.glob("**/.*.partial"))
     assert 0 < len(tars(out)) < len(tars(unbroken))
     write(out, num_train=24, samples_per_shard=1)
     assert tars(out) == tars(unbroken)
     assert not list(out.glob("**/.*.partial"))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def group_exists(group: int) -> bool:

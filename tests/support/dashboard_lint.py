@@ -30,10 +30,10 @@ def metric_of(name: str) -> str:
 
 def complaints(dashboard: Dashboard, labels: tuple[str, ...]) -> list[str]:
     """Everything that is wrong with a dashboard; labels: those that its queries must filter by."""
-    found = list(_of_dashboard(dashboard, labels))
+    lines = list(_of_dashboard(dashboard, labels))
     for panel in panels_of(dashboard):
-        found += [f"{panel['title']}: {text}" for text in _of_panel(panel, labels)]
-    return found
+        lines += [f"{panel['title']}: {text}" for text in _of_panel(panel, labels)]
+    return lines
 
 
 def _of_dashboard(dashboard: Dashboard, labels: tuple[str, ...]) -> Iterator[str]:
@@ -47,10 +47,10 @@ def _of_dashboard(dashboard: Dashboard, labels: tuple[str, ...]) -> Iterator[str
         yield "no variable for the data source"
     for name in set(variables) & set(labels):
         variable = variables[name]
-        wanted = {"type": "query", "datasource": SOURCE, "refresh": 2, "multi": True}
-        wanted |= {"includeAll": True, "allValue": ".+"}
-        if {key: variable.get(key) for key in wanted} != wanted:
-            yield f"variable {name} is not {wanted}"
+        expected = {"type": "query", "datasource": SOURCE, "refresh": 2, "multi": True}
+        expected |= {"includeAll": True, "allValue": ".+"}
+        if {key: variable.get(key) for key in expected} != expected:
+            yield f"variable {name} is not {expected}"
         if not re.fullmatch(rf"label_values\(.+, {name}\)", variable["query"]):
             yield f"variable {name} asks for other values: {variable['query']}"
     numbers = [panel["id"] for panel in dashboard["panels"]]

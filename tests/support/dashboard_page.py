@@ -59,8 +59,8 @@ class Dashboard:
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """What Prometheus finds now."""
-        found = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
-        result: list[dict[str, Any]] = found["data"]["result"]
+        answer = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
+        result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
 
@@ -133,12 +133,22 @@ def open_page(url: str, width: int = 1400) -> Iterator[Driver]:
         driver.quit()
 
 
+def emulate(driver: Driver, width: int, scheme: str) -> None:
+    """A screen so wide, and what its user prefers."""
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def texts(driver: Driver, selector: str) -> list[str]:
     """What the elements that a CSS selector finds say, as the page shows it; at one moment, since
     the page is drawn anew all the time."""
-    script = "return [...document.querySelectorAll(arguments[0])].map((found) => found.innerText)"
-    found: list[str] = driver.execute_script(script, selector)
-    return found
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].map((element) => element.innerText)"
+    )
+    shown: list[str] = driver.execute_script(script, selector)
+    return shown
 
 
 def wait_in_page(
@@ -147,16 +157,6 @@ def wait_in_page(
     """The first true value of `condition`, which may be asked while the page changes."""
     wait = WebDriverWait(driver, seconds, 0.1)
     return wait.until(lambda _: condition(), f"{what}\n{texts(driver, 'body')}")
-
-
-def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 @contextmanager
@@ -189,24 +189,3 @@ def metrics_of(runs: Path, run: Path, text: Callable[[float], str]) -> Iterator[
             path.unlink(missing_ok=True)
             server.shutdown()
             thread.join()
-
-
-def children_of(pid: int) -> set[int]:
-    """Processes that a process has started and that are still there."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it ended just now
-            continue
-        if int(parent) == pid and state != "Z":
-            found.add(int(stat.parent.name))
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

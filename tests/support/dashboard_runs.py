@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 RESULT = {"num_images": 8, "metrics": {"accu": 0.8, "miou19": 0.4, "fid": 70.5}, "protocol": {}}
 
@@ -22,3 +23,8 @@ def without_prometheus(tmp_path: Path) -> dict[str, str]:
     """A PATH on which there is nothing."""
     (tmp_path / "bin").mkdir()
     return {"PATH": str(tmp_path / "bin")}
+
+
+def states(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Name -> state of what /runs.json has."""
+    return {run["run"]: run["state"] for run in runs}

@@ -5,10 +5,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from launch.grid.cells import Cell, GridSettings, read_grid
 from launch.report import main
 from launch.results.table import GAINS_TITLE
 from maskrestore.config.settings import to_yaml
+from maskrestore.data.labels import LABEL_ID, LABELS
+from maskrestore.runs.figures import CAPTIONS
 
 
 def tiny_grid(tmp_path: Path) -> list[str]:
@@ -59,6 +63,47 @@ def finish(
         "generator_sha256": "0123456789abcdef",
     }
     (cell.folder / "result.json").write_text(json.dumps(result))
+
+
+def measure(cell: Cell, **metrics: Any) -> None:
+    """Put more figures into a result."""
+    path = cell.folder / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"] |= metrics
+    path.write_text(json.dumps(result))
+
+
+def draw(cell: Cell, *keys: str) -> None:
+    """Pictures of a cell: the input and the truth are those of every row, the others its own."""
+    (cell.folder / "pictures").mkdir(parents=True, exist_ok=True)
+    own = sum(cell.name.encode()) % 200
+    for number, key in enumerate(keys):
+        for kind in CAPTIONS:
+            shade = own if kind in ("restored", "synthesized") else 10 * number
+            picture = Image.new("RGB", (64, 32), (shade, 90, 90))
+            if "mask" in CAPTIONS[kind]:
+                picture.paste(LABELS[LABEL_ID["road"]].color, (0, 16, 64, 32))
+            picture.save(cell.folder / "pictures" / f"{key}_{kind}.png")
+
+
+def train(cell: Cell, *ends: float) -> None:
+    """metrics.jsonl of a run whose cross entropy falls to the last of `ends`; NaN is left by some
+    runs, and half a line by those that were killed."""
+    lines: list[dict[str, Any]] = [
+        {"num_images": 100 * number, "losses": {"ce": end, "l1": 0.5}}
+        for number, end in enumerate(ends, 1)
+    ]
+    lines.append({"num_images": 100 * len(ends), "evaluation": {"accu": 0.5, "miou19": None}})
+    lines[0]["losses"]["l1"] = float("nan")
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (cell.folder / "metrics.jsonl").write_text(text + '{"num_images": 9')
+
+
+def resample(cell: Cell, low: float, high: float, falls: bool = False) -> None:
+    """resamples.json of a run with this interval of accu."""
+    accus = [low + (high - low) * (number - 1) / 38 for number in range(41)]
+    content = {"images": "same", "figures": {"accu": accus[::-1] if falls else accus}}
+    (cell.folder / "resamples.json").write_text(json.dumps(content))
 
 
 def table_of(words: list[str], tmp_path: Path) -> list[list[str]]:

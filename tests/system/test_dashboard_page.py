@@ -17,9 +17,9 @@ from dashboard_page import (
     start_dashboard,
     texts,
     wait_in_page,
-    wait_until,
 )
 from dashboard_runs import RESULT, make_run, without_prometheus
+from processes import wait_until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 

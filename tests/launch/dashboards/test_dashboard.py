@@ -1,4 +1,4 @@
-"""launch/dashboard.py, started for real on folders that hold all kinds of things."""
+"""launch/dashboard.py, started for real."""
 
 import json
 import os
@@ -7,25 +7,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dashboard_page import (
-    children_of,
-    is_alive,
-    metrics_of,
-    needs_prometheus,
-    start_dashboard,
-    wait_until,
-)
-from dashboard_runs import RESULT, make_run, without_prometheus
+from dashboard_page import metrics_of, needs_prometheus, start_dashboard
+from dashboard_runs import RESULT, make_run, states, without_prometheus
 from forked import ROOT
+from processes import children_of, is_alive, wait_until
 from tiny_runs import free_port
 
 from launch.dashboards.prometheus_server import derive_config
-from launch.dashboards.run_list import RunList
 from maskrestore.monitoring.targets import Target, announce
-from maskrestore.utils import files
 
 ODD_NAMES = [
     "it's",
@@ -37,114 +28,6 @@ ODD_NAMES = [
 ]
 
 
-def states(runs: list[dict[str, Any]]) -> dict[str, str]:
-    return {run["run"]: run["state"] for run in runs}
-
-
-# ------------------------------------------------------------------------------- the run folders
-
-
-def test_each_run_folder_says_how_the_run_is(tmp_path: Path) -> None:
-    grid = tmp_path / "demo-table1"
-    make_run(grid / "done", 8, RESULT)
-    make_run(grid / "stopped", 2)
-    make_run(tmp_path / "alone", 4)
-    failed = make_run(grid / "failed", 4)
-    (failed / "error.txt").write_text("out of memory\nlog: x.out\n")
-    (grid / "never-began").mkdir()
-    (grid / "never-began" / "error.txt").write_text("no such module")
-    (grid / "no-run").mkdir()
-    with files.lock(make_run(grid / "running", 6)):
-        listing = RunList(tmp_path).read()
-    runs = {run["run"]: run for run in listing.runs}
-    assert states(listing.runs) == {
-        "alone": "stopped",
-        "done": "done",
-        "failed": "failed",
-        "never-began": "failed",
-        "running": "running",
-        "stopped": "stopped",
-    }
-    assert runs["done"]["figures"] == {"accu": 0.8, "miou19": 0.4, "fid": 70.5}
-    assert runs["failed"]["error"] == "out of memory log: x.out"
-    assert [runs[name]["progress"] for name in ("running", "stopped", "done")] == [0.75, 0.25, 1.0]
-    assert (runs["done"]["grid"], runs["alone"]["grid"]) == ("demo-table1", tmp_path.name)
-    assert listing.left_out == []
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("result.json", b"{"),
-        ("result.json", b"[1]"),
-        ("result.json", b"\xff\xfe\x00"),
-        ("result.json", b'{"num_images": 1, "metrics": {"accu": "good"}, "protocol": {}}'),
-        ("result.json", b"[" * 100_000),
-        ("result.json", b'{"num_images": 1, "metrics": {"accu": 1%s}}' % (b"0" * 400)),
-        ("metrics.jsonl", None),
-        ("error.txt", None),
-        ("starts", None),
-    ],
-)
-def test_garbage_is_told_and_hides_no_other_run(
-    tmp_path: Path, name: str, content: bytes | None
-) -> None:
-    bad = make_run(tmp_path / "grid" / "bad")
-    if content is None:
-        (bad / name).mkdir()
-    else:
-        (bad / name).write_bytes(content)
-    make_run(tmp_path / "grid" / "good", 8, RESULT)
-    listing = RunList(tmp_path).read()
-    assert states(listing.runs)["good"] == "done"
-    if name == "error.txt":  # no file, so it says nothing
-        assert states(listing.runs)["bad"] == "stopped"
-        return
-    assert len(listing.left_out) == 1
-    assert "bad" in listing.left_out[0]
-    assert states(listing.runs).get("bad", "unreadable") == "unreadable"
-
-
-def test_figures_and_progress_that_are_no_numbers_stay_json(tmp_path: Path) -> None:
-    metrics = {"accu": float("nan"), "miou19": None, "fd_lite0": float("inf")}
-    run = make_run(tmp_path / "grid" / "odd", 8, {**RESULT, "metrics": metrics})
-    half = b'{"num_images": 6, "total_images": 8, "images_per_second": NaN}\n\xff\n{"num_images": 7'
-    (run / "metrics.jsonl").write_bytes(half)
-    (run / "starts").write_text("many")
-    [found] = RunList(tmp_path).read().runs
-    json.dumps(found, allow_nan=False)
-    assert (found["figures"], found["num_images"], found["starts"]) == ({}, 6, 0)
-
-
-def test_an_answer_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.dashboards.run_list.KEEP_SECONDS", 0.0)
-    run = make_run(tmp_path / "grid" / "run", 2)
-    runs = RunList(tmp_path)
-    assert runs.read().runs[0]["progress"] == 0.25
-    with open(run / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"num_images": 4, "total_images": 8}) + "\n")
-    assert runs.read().runs[0]["progress"] == 0.5
-    (run / "result.json").write_text(json.dumps(RESULT))
-    assert runs.read().runs[0]["state"] == "done"
-
-
-def test_unchanged_files_are_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("launch.dashboards.run_list.KEEP_SECONDS", 0.0)
-    for number in range(500):
-        make_run(tmp_path / "grid" / f"run{number}", 4, RESULT)
-    runs = RunList(tmp_path)
-    assert len(runs.read().runs) == 500
-    monkeypatch.setattr(
-        "launch.dashboards.run_list.read_result", lambda _: pytest.fail("read again")
-    )
-    monkeypatch.setattr(
-        "launch.dashboards.run_list.progress_in", lambda _: pytest.fail("read again")
-    )
-    assert len(runs.read().runs) == 500
-
-
 def test_files_named_in_the_configuration_are_absolute() -> None:
     config = derive_config(["/some/targets/*.json"], 0.5)
     assert config["global"]["scrape_interval"] == "500ms"
@@ -152,9 +35,6 @@ def test_files_named_in_the_configuration_are_absolute() -> None:
     [job] = [job for job in config["scrape_configs"] if job["job_name"] == "maskrestore"]
     assert job["file_sd_configs"][0]["files"] == ["/some/targets/*.json"]
     assert job["honor_labels"] is True
-
-
-# ----------------------------------------------------------------------------------- the program
 
 
 @pytest.mark.slow
@@ -174,8 +54,8 @@ def test_what_listens_on_another_machines_loopback_is_left_out(tmp_path: Path) -
         wait_until(
             "targets", lambda: len(board.get("/api/v1/targets")["data"]["activeTargets"]) == 3
         )
-        found = board.get("/api/v1/targets")["data"]["activeTargets"]
-        names = {target["labels"]["run"] for target in found}
+        targets = board.get("/api/v1/targets")["data"]["activeTargets"]
+        names = {target["labels"]["run"] for target in targets}
         assert names == {
             "elsewhere 10.1.2.3:9",
             f"{socket.gethostname()} 127.0.0.1:9",
@@ -194,9 +74,9 @@ def test_without_prometheus_the_run_folders_are_shown(tmp_path: Path) -> None:
     make_run(Path(os.fsdecode(os.fsencode(tmp_path / "runs" / "a grid") + b"/\xff-bytes")) / "x")
     environment = without_prometheus(tmp_path)
     with start_dashboard(tmp_path / "runs", environment=environment) as board:
-        found = board.get("/runs.json")
-        assert sorted(run["run"] for run in found["runs"]) == sorted(ODD_NAMES)
-        assert "apt-get install prometheus" in found["trouble"]
+        listing = board.get("/runs.json")
+        assert sorted(run["run"] for run in listing["runs"]) == sorted(ODD_NAMES)
+        assert "apt-get install prometheus" in listing["trouble"]
         status, body = board.fetch("/api/v1/query?query=up")
         assert (status, json.loads(body)["status"]) == (502, "error")
         assert b"<title>maskrestore" in board.fetch("/")[1]
@@ -288,9 +168,9 @@ def test_a_prometheus_that_dies_is_told_and_the_page_goes_on(tmp_path: Path) -> 
         [prometheus] = children_of(board.process.pid)
         os.kill(prometheus, signal.SIGKILL)
         wait_until("it is told", lambda: any("ended by signal 9" in line for line in board.said))
-        found = board.get("/runs.json")
-        assert "ended by signal 9" in found["trouble"]
-        assert states(found["runs"]) == {"run": "done"}
+        listing = board.get("/runs.json")
+        assert "ended by signal 9" in listing["trouble"]
+        assert states(listing["runs"]) == {"run": "done"}
         assert board.fetch("/api/v1/query?query=up")[0] == 502
 
 
@@ -302,8 +182,8 @@ def test_runs_are_found_and_their_history_stays(tmp_path: Path) -> None:
     run = make_run(runs / "a grid" / name)
     with start_dashboard(runs, "scrape_seconds=0.2") as board:
         with metrics_of(runs, run, lambda _: "maskrestore_seen_images 7\n"):
-            found = wait_until("a sample", lambda: board.query("maskrestore_seen_images"))
-        labels = found[0]["metric"]
+            samples = wait_until("a sample", lambda: board.query("maskrestore_seen_images"))
+        labels = samples[0]["metric"]
         assert (labels["grid"], labels["run"], labels["job"]) == ("a grid", name, "maskrestore")
         wait_until("the run is forgotten", lambda: not board.query("maskrestore_seen_images"))
     with start_dashboard(runs, "scrape_seconds=0.2") as board:

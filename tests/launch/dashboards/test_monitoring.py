@@ -45,8 +45,8 @@ both = pytest.mark.parametrize("name", ["run", "grid"])
 
 
 def read_dashboard(name: str) -> Dashboard:
-    found: Dashboard = json.loads((MONITORING / "grafana" / f"{name}.json").read_text())
-    return found
+    dashboard: Dashboard = json.loads((MONITORING / "grafana" / f"{name}.json").read_text())
+    return dashboard
 
 
 def rules_in(name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from launch.grid.cells import Cell, GridSettings, read_grid
 from launch.results.gains import gain, interval
 from launch.results.table import GAINS_TITLE
 from launch.results.table_rows import Row, read_rows
-from maskrestore.evaluation.segmentation import FIGURES, NUM_RESAMPLES, SegmentationMetrics
+from maskrestore.evaluation.segmentation import NUM_RESAMPLES, SegmentationMetrics
+from maskrestore.runs.figures import SHARES
 
 STEPS = [number / 1000 for number in range(41)]
 """Their 2.5th and 97.5th percentiles are the second and the last but one."""
@@ -40,7 +41,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
     metric.update(keys, restored, true, annotated, confidence)
     figures = metric.compute()
     resampled = metric.resamples["figures"]
-    assert list(resampled) == list(FIGURES)
+    assert list(resampled) == list(SHARES)
     drawn = torch.randint(
         num_samples, (NUM_RESAMPLES, num_samples), generator=torch.Generator().manual_seed(0)
     )
@@ -49,7 +50,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
         plain = SegmentationMetrics()
         plain.update(keys, restored[chosen], true[chosen], annotated[chosen], confidence[chosen])
         expected = plain.compute()
-        for name in FIGURES:
+        for name in SHARES:
             assert resampled[name][number] == pytest.approx(expected[name], rel=1e-8), name
     for name, ends in figures["intervals"].items():
         values = torch.tensor(resampled[name], dtype=torch.float64)
@@ -115,9 +116,9 @@ def test_what_was_judged_on_other_images_or_by_older_code_has_no_interval(tmp_pa
     (cells["densify-ce_vgg"].folder / "resamples.json").write_text("[1, 2")
     rows = rows_of(words)
     for name in ("ce", "ce_l1", "ce_vgg"):
-        found = gain(rows[f"densify-{name}"], list(rows.values()), "accu")
-        assert found is not None
-        assert (found.value, found.interval) == (pytest.approx(0.1), None)
+        margin = gain(rows[f"densify-{name}"], list(rows.values()), "accu")
+        assert margin is not None
+        assert (margin.value, margin.interval) == (pytest.approx(0.1), None)
     assert interval(rows["densify-ce_l1"], "accu") is None
 
 
@@ -129,12 +130,12 @@ def test_a_mean_that_one_seed_alone_lifts_is_not_sure(tmp_path: Path) -> None:
         finish(cells[f"densify-{name}"], accu, 0.5)
         leave(cells[f"densify-{name}"], [accu + step for step in STEPS])
     rows = rows_of(words)
-    found = gain(rows["densify-ce"], list(rows.values()), "accu")
-    assert found is not None
-    assert found.interval is not None
-    assert found.interval[0] > 0.03
-    assert found.seeds == pytest.approx((0.1, -0.001, 0.01))
-    assert not found.is_sure
+    margin = gain(rows["densify-ce"], list(rows.values()), "accu")
+    assert margin is not None
+    assert margin.interval is not None
+    assert margin.interval[0] > 0.03
+    assert margin.seeds == pytest.approx((0.1, -0.001, 0.01))
+    assert not margin.is_sure
     fields = {row[1]: row[3] for row in table_of(words, tmp_path) if row[0] == "densification"}
     assert fields["CE"].endswith(" ‡")
 

@@ -4,31 +4,19 @@ import csv
 from pathlib import Path
 
 import pytest
-from finished_cells import cells_of, finish, table_of, tiny_grid
+from finished_cells import cells_of, draw, finish, table_of, tiny_grid
 from PIL import Image
 
-from launch.grid.cells import Cell
 from launch.report import main
+from launch.results.figure import Column, legend
 from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import lock
-
-KINDS = ("input", "restored", "synthesized", "true_mask", "real")
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     return tiny_grid(tmp_path)
-
-
-def draw(cell: Cell, *keys: str) -> None:
-    """Pictures of a cell: masks in the colour of road, images in grey."""
-    (cell.folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for key in keys:
-        for kind in KINDS:
-            color = LABELS[LABEL_ID["road"]].color if "mask" in kind else (90, 90, 90)
-            picture = Image.new("RGB", (64, 32), color)
-            picture.save(cell.folder / "pictures" / f"{key}_{kind}.png")
 
 
 def test_ours_stand_beside_the_papers_and_are_told_apart(
@@ -154,6 +142,15 @@ def test_figure_shows_a_row_per_sample_and_the_legend(words: list[str], tmp_path
     main(words)
     with Image.open(path) as same:
         assert same.size == two.size
+
+
+def test_the_legend_calls_a_colour_of_several_classes_by_the_evaluated_one(tmp_path: Path) -> None:
+    pole, polegroup = (LABELS[LABEL_ID[name]] for name in ("pole", "polegroup"))
+    assert pole.color == polegroup.color
+    Image.new("RGB", (4, 2), pole.color).save(tmp_path / "a_true_mask.png")
+    Image.new("RGB", (4, 2), LABELS[LABEL_ID["car"]].color).save(tmp_path / "a_real.png")
+    columns = [Column("Truth", kind, tmp_path, kind) for kind in ("true_mask", "real")]
+    assert legend(columns, ["a", "b"]) == [("pole", pole.color)]
 
 
 def test_a_grid_that_was_never_run_is_said_so(words: list[str]) -> None:

@@ -75,8 +75,8 @@ def test_the_paper_is_quoted_for_its_own_experiments_alone() -> None:
 
 
 def gained(rows: dict[str, Row], name: str, key: str) -> float | None:
-    found = gain(rows[name], list(rows.values()), key)
-    return None if found is None else found.value
+    margin = gain(rows[name], list(rows.values()), key)
+    return None if margin is None else margin.value
 
 
 def test_a_trained_row_is_compared_with_untrained_ones_of_the_same_damage(tmp_path: Path) -> None:
