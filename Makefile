@@ -15,10 +15,11 @@ test: $(BIN)/ready  ## all tests that this machine can run
 test-quick: $(BIN)/ready  ## the unit tests: under a minute
 	$(BIN)/python -m pytest -m "not slow"
 
-check: $(BIN)/ready  ## lint, format and types
+check: $(BIN)/ready  ## lint, format, types, contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 dashboard: $(BIN)/ready  ## watch the runs in runs/ in a browser
 	$(BIN)/python launch/dashboard.py

@@ -1,5 +1,7 @@
 """What import-linter's contracts (pyproject.toml) cannot say of the house, and that they bite."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -87,3 +89,21 @@ def test_files_stay_readable() -> None:
     files = [path for name in OURS for path in (ROOT / name).rglob("*.py")]
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
     assert {name: size for name, size in sizes.items() if size > MOST_LINES} == {}
+
+
+def test_all_stops_of_the_tour_exist() -> None:
+    stops = re.findall(r"`([\w/]+\.py): (\w+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(stops) > 40
+    for path, name in stops:
+        file = ROOT / path if path.startswith("launch/") else ROOT / "maskrestore" / path
+        tops = ast.parse(file.read_text()).body
+        names = {getattr(node, "name", None) for node in tops}
+        assigned = [target for node in tops for target in getattr(node, "targets", ())]
+        assigned += [node.target for node in tops if isinstance(node, ast.AnnAssign)]
+        names |= {getattr(target, "id", None) for target in assigned}
+        assert name in names, f"{path}: {name}"
+
+
+def test_the_house_as_it_is_keeps_its_contracts(copied: Path) -> None:
+    done = lint(copied)
+    assert done.returncode == 0, done.stdout + done.stderr
