@@ -28,8 +28,8 @@ class Shell:
         """Where the job is, how often it was restarted, and what scontrol tells of it."""
         self.patch.setenv("SLURM_JOB_NODELIST", ",".join(nodes))
         self.patch.setenv("SLURM_RESTART_COUNT", str(restart))
-        told = RUNNING | {"Restarts": restart} | facts
-        (self.slurm.folder / "facts.json").write_text(json.dumps(told))
+        of_job = RUNNING | {"Restarts": restart} | facts
+        (self.slurm.folder / "facts.json").write_text(json.dumps(of_job))
         states = {f"n{i + 1}": "idle" if i < up else "down*" for i in range(3)}
         (self.slurm.folder / "nodes.json").write_text(json.dumps(states))
 
