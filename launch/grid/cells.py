@@ -129,9 +129,9 @@ def expand(path: Path, shared: dict[str, Any], folder: Path, seeds: int = 1) -> 
             mistakes.append(_within(f"cell {row}", error))
     columns = []
     for row, values in _with_generator(rows, folder).items():
-        cells, found = _cells_of_row(row, values, seeds, folder, taken=grid.rows)
+        cells, mistakes_of_row = _cells_of_row(row, values, seeds, folder, taken=grid.rows)
         columns.append(cells)
-        mistakes += found
+        mistakes += mistakes_of_row
     if mistakes:
         raise ConfigError(_within(path.name, ConfigError("\n".join(mistakes))))
     return [cell for same in zip_longest(*columns) for cell in same if cell is not None]
@@ -143,10 +143,10 @@ def read_restoration(path: Path) -> dict[str, Any] | None:
     values = read_yaml(path)
     if "rows" in values or "restore" not in values:
         return None
-    found, *others = values["restore"], *(key for key in values if key != "restore")
-    if others or not isinstance(found, dict):
+    settings, others = values["restore"], values.keys() - {"restore"}
+    if others or not isinstance(settings, dict):
         raise ConfigError(f"{path.name}: `restore` must be a section, and the only one")
-    return found
+    return settings
 
 
 def _read_grid_file(path: Path) -> GridConfig:

@@ -20,10 +20,10 @@ def check_source(data: DataConfig) -> None:
         fetch_manifest(data)
     if has_shards(data):
         written = read_manifest(data.shards)["settings"]
-        asked = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"root"})
+        settings = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"root"})
         differing = [
             f"  data.{name}: {written[name]} there, {value} asked for"
-            for name, value in asked.items()
+            for name, value in settings.items()
             if name in written and written[name] != value
         ]
         if differing:

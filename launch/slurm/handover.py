@@ -11,7 +11,6 @@ from pydantic import NonNegativeInt
 
 from launch.grid.cells import Cell, Grid, GridSettings, read_grid
 from launch.grid.missing_shards import check_source
-from launch.grid.run_here import run_here
 from launch.grid.snapshot import snapshot
 from launch.grid.state import check_idle, check_unchanged, describe, held, print_plan, read_state
 from launch.slurm.commands import QueuedJob, cancel, has_slurm
@@ -61,6 +60,8 @@ def submit_grid(words: Sequence[str]) -> int:
     print_plan(grid, {name: describe(state) for name, state in states.items()}, settings.data)
     if settings.dry_run:
         return 0
+    from launch.grid.run_here import run_here  # with rich, which --help need not wait for
+
     again = shlex.join(["python", "launch/submit.py", *words])
     report = shlex.join(["python", "launch/report.py", *report_words(words)])
     with held(grid.folder, patience_seconds=0):

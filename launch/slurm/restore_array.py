@@ -100,7 +100,7 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
         code = snapshot(folder / "code")
         job = submit_step(step, folder, code, parallel=settings.parallel)
     print(f"job {job}: {num_masks} masks in an array of {num_parts}")
-    print(f"watch it: squeue --jobs={job}; logs: {folder}/jobs/*/{job}_*.out")
+    print(f"watch it: squeue --jobs={job}; logs: {folder}/jobs/*/{job}_*_log.out")
     print(
         f"the same command again restores what is left; then see {restoration.output}/summary.csv"
     )

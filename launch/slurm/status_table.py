@@ -57,8 +57,8 @@ def describe_end(
         return "cancelled", f"job {job}"
     if not events:
         return "ended", f"job {job}: {state}, before it could write to {cell.folder}"
-    told = [event["reason"] for event in events if event.get("reason")]
-    return "ended", f"job {job}: {state}" + (f"; {told[-1]}" if told else "")
+    reasons = [event["reason"] for event in events if event.get("reason")]
+    return "ended", f"job {job}: {state}" + (f"; {reasons[-1]}" if reasons else "")
 
 
 def describe_others(queue: Queue) -> list[str]:

@@ -87,7 +87,7 @@ class Queue:
 def read_queue(grid_folder: Path) -> tuple[Queue, list[Submission]]:
     """The grid's jobs in SLURM, and all its submissions that are whole. Raises UserError if SLURM
     is silent."""
-    submissions = [each for each in read_submissions(grid_folder) if each.is_whole]
+    submissions = [known for known in read_submissions(grid_folder) if known.is_whole]
     by_name = {submission.name: submission for submission in submissions}
     cells: dict[str, QueuedJob] = {}
     kinds: dict[str, list[QueuedJob]] = {}

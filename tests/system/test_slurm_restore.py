@@ -133,9 +133,9 @@ def test_submit_hands_over_one_array_and_waits_for_its_end(
     assert f"--container-image=x.sqsh --container-workdir={Path.cwd()}" in contained
     assert "no such partition" in cluster.launch("submit.py", *words, "slurm.partition=x", status=2)
 
-    told = cluster.launch("submit.py", *words, "slurm.sbatch=[--hold]")
-    job = re.search(r"job (\d+): 9 masks in an array of 2\n", told)
-    assert job, told
+    shown = cluster.launch("submit.py", *words, "slurm.sbatch=[--hold]")
+    job = re.search(r"job (\d+): 9 masks in an array of 2\n", shown)
+    assert job, shown
     again = cluster.launch("submit.py", *words, status=2)
     assert f"job {job[1]} is at work on it or waits for it" in again
     cluster.run("scontrol", "release", job[1])

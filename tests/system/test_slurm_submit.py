@@ -89,10 +89,10 @@ def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid, tmp_path
     before = cluster.queue()
     cluster.control("kill", "munged")
     try:
-        told = cluster.launch("submit.py", *words, "seeds=2", status=2)
-        assert "SLURM does not answer" in told
-        assert "is munged running on this machine?" in told
-        assert "Traceback" not in told
+        shown = cluster.launch("submit.py", *words, "seeds=2", status=2)
+        assert "SLURM does not answer" in shown
+        assert "is munged running on this machine?" in shown
+        assert "Traceback" not in shown
     finally:
         cluster.control("start", "munged")
     cluster.wait(lambda: cluster.run("squeue", check=False))
@@ -120,9 +120,9 @@ def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid, tmp_path
 def test_what_this_cluster_has_not(
     cluster: Cluster, grid: TinyGrid, more: list[str], complaint: str
 ) -> None:
-    told = cluster.launch("submit.py", *grid.words, *more, status=2)
-    assert complaint in told
-    assert "Traceback" not in told
+    shown = cluster.launch("submit.py", *grid.words, *more, status=2)
+    assert complaint in shown
+    assert "Traceback" not in shown
     assert cluster.queue() == []
 
 

@@ -194,7 +194,7 @@ def test_help_and_a_dry_run_import_nothing_heavy(
     assert done.returncode == 0, done.stderr
     imported = set(done.stderr.split())
     assert "pydantic" in imported
-    assert not imported & {"torch", "numpy", "scipy", "cv2", "submitit", "webdataset"}
+    assert not imported & {"torch", "numpy", "scipy", "cv2", "submitit", "webdataset", "rich"}
 
 
 def test_help_lists_the_settings_of_the_grid() -> None:

@@ -56,10 +56,10 @@ def test_the_profile_lies_below_the_words(
     )
     assert main([*words, f"profile={profile}", "slurm.nodes=1", "slurm.minutes=30"]) == 0
     options = next(job for job in slurm.jobs if ".cells." in job["name"])["options"]
-    wanted = {"partition": "cpu", "qos": "long", "constraint": "fast", "account": "me"}
-    wanted |= {"exclude": "n7", "reservation": "mine", "mem": "10240M", "cpus-per-task": "4"}
-    wanted |= {"nodes": "1", "time": "30", "ntasks-per-node": "2", "signal": "USR2@60"}
-    assert {name: options[name] for name in wanted} == wanted
+    expected = {"partition": "cpu", "qos": "long", "constraint": "fast", "account": "me"}
+    expected |= {"exclude": "n7", "reservation": "mine", "mem": "10240M", "cpus-per-task": "4"}
+    expected |= {"nodes": "1", "time": "30", "ntasks-per-node": "2", "signal": "USR2@60"}
+    assert {name: options[name] for name in expected} == expected
     script = next(folder_of(tmp_path).glob("jobs/*.cells.*/*_submission.sh")).read_text()
     assert "#SBATCH --exclusive\n" in script
     assert "\nmodule load cuda\n" in script

@@ -28,8 +28,8 @@ class Shell:
         """Where the job is, how often it was restarted, and what scontrol tells of it."""
         self.patch.setenv("SLURM_JOB_NODELIST", ",".join(nodes))
         self.patch.setenv("SLURM_RESTART_COUNT", str(restart))
-        told = RUNNING | {"Restarts": restart} | facts
-        (self.slurm.folder / "facts.json").write_text(json.dumps(told))
+        of_job = RUNNING | {"Restarts": restart} | facts
+        (self.slurm.folder / "facts.json").write_text(json.dumps(of_job))
         states = {f"n{i + 1}": "idle" if i < up else "down*" for i in range(3)}
         (self.slurm.folder / "nodes.json").write_text(json.dumps(states))
 
@@ -131,6 +131,37 @@ def test_restarts_without_progress_are_given_up(shell: Shell) -> None:
     assert shell.begin() == 2  # should SLURM start it once more
     save(shell, 40)
     assert shell.begin() == 0
+
+
+def test_a_part_of_a_restoration_counts_its_masks(shell: Shell, tmp_path: Path) -> None:
+    """Its submission says which masks; a crash after more of them is progress."""
+    submission, restored = tmp_path / "jobs" / "x.restore.0", tmp_path / "out/.restore/1of2"
+    part = {"run": str(shell.run), "output": str(tmp_path / "out"), "part": "1/2"}
+    content = {"folder": "/", "max_idle_restarts": 1, "cells": {"part-0": {}, "part-1": part}}
+    submission.mkdir(parents=True)
+    restored.mkdir(parents=True)
+    (submission / "submission.json").write_text(json.dumps(content))
+    shell.patch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    shell.patch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    for restart, number in enumerate((0, 1, 2, 2)):
+        lines = [{"file": f"{index}.png", "state": "done"} for index in range(number)]
+        lines += [{"file": "9.png", "state": "begun"}]
+        journal = "\n\n".join(map(json.dumps, lines)) + '\n{"file": "8.p'
+        (restored / "abc-0.jsonl").write_text(journal)
+        (restored.with_name("0of2")).mkdir(exist_ok=True)
+        shell.set(["n1", "n2"], restart)
+        assert main(["begin", str(submission)]) == 0
+        status = main(["end", str(submission), "1"])
+    assert status == 1
+    assert [event["num_images"] for event in shell.events if event["event"] == "ended"] == [
+        0,
+        1,
+        2,
+        2,
+    ]
+    assert shell.events[-1]["event"] == "gave up"
+    assert shell.events[-1]["reason"].startswith("no progress in 1 restarts from mask 2; the last")
+    assert main(["begin", str(submission)]) == 2
 
 
 def test_preemption_is_no_crash_but_not_for_ever(shell: Shell) -> None:
