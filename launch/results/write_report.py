@@ -95,9 +95,9 @@ def flat(rows: Sequence[Row]) -> str:
 def further_seeds(grid: Grid) -> list[str]:
     """Cells in the grid's folder that were run with more seeds than this report is asked for."""
     known, rows = {cell.name for cell in grid.cells}, {cell.row for cell in grid.cells}
-    found = []
+    names = []
     for path in sorted(grid.folder.glob("*-seed*/config.yaml")):
         row, _, seed = path.parent.name.rpartition("-seed")
         if row in rows and seed.isdecimal() and path.parent.name not in known:
-            found.append(path.parent.name)
-    return found
+            names.append(path.parent.name)
+    return names
