@@ -33,6 +33,7 @@ from maskrestore.config.cli import run_program
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.config.settings import Section, parse
 from maskrestore.runs import checkpoint
+from maskrestore.runs.run_folder import STARTS
 from maskrestore.training import loop as training_loop
 from maskrestore.training import step as optimizer_step
 from maskrestore.utils import files
@@ -180,12 +181,13 @@ def newest(run: Path) -> tuple[int | None, list[str]]:
 def contents(run: Path) -> dict[str, Any]:
     """sha256 of each file that a finished run leaves, and the losses of each step.
 
-    Left out is what tells runs apart: config.yaml names the folder, metrics.jsonl holds speeds.
+    Left out is what tells runs apart: config.yaml names the folder, metrics.jsonl holds speeds,
+    `starts` counts those of the run.
     """
     left: dict[str, Any] = {
         str(path.relative_to(run)): files.file_sha256(path)
         for path in run.rglob("*")
-        if path.is_file() and path.name not in (LOG, "config.yaml")
+        if path.is_file() and path.name not in (LOG, STARTS, "config.yaml")
     }
     lines = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
     left[LOG] = [(line["num_images"], line["losses"]) for line in lines if "losses" in line]

@@ -1,11 +1,13 @@
 """What stands around the benchmarks; what they measure is in docs/performance.md."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import resume
 from benchmarks.__main__ import BENCHMARKS, PAGE, main, replaced
 from benchmarks.side_by_side import Comparison, in_turns, table
 from maskrestore.utils.errors import ConfigError, UserError
@@ -51,15 +53,29 @@ def test_ratios_say_how_many_times_better_ours_is(higher_is_better: bool, ratio:
         turns.append("theirs")
         return 6.0
 
-    found = in_turns(ours, theirs, 3, "test", higher_is_better)
-    assert found == ((ratio,) * 3, 3.0, 6.0)
+    measured = in_turns(ours, theirs, 3, "test", higher_is_better)
+    assert measured == ((ratio,) * 3, 3.0, 6.0)
     assert turns[2:] == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
-    row = table([Comparison("a", "b", 2, *found)]).splitlines()[2]
+    row = table([Comparison("a", "b", 2, *measured)]).splitlines()[2]
     assert row.startswith(f"| a | b | 2x | **{ratio:.2f}x** ({ratio:.2f} to {ratio:.2f}) | 3 s |")
 
 
 def test_what_was_not_measured_says_so() -> None:
     assert "| not measured |" in table([Comparison("a", "b", 3.0, remark="no GPU")])
+
+
+def test_a_killed_run_may_differ_in_what_tells_runs_apart_alone(tmp_path: Path) -> None:
+    for name, starts in (("unbroken", 1), ("killed", 3)):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "starts").write_text(str(starts))
+        (run / "config.yaml").write_text(f"run: {run}")
+        line = {"num_images": 4, "losses": {"ce": 1.5}, "images_per_second": starts}
+        (run / "metrics.jsonl").write_text(json.dumps(line))
+        (run / "result.json").write_text("{}")
+    unbroken, killed = (resume.contents(tmp_path / name) for name in ("unbroken", "killed"))
+    assert unbroken == killed
+    assert unbroken.keys() == {"metrics.jsonl", "result.json"}
 
 
 def test_the_plain_references_import_nothing_of_ours() -> None:
