@@ -1,6 +1,6 @@
 """Submitting on a real SLURM of four nodes: whole grids, mistakes, kills, and what is then known.
 
-tests/test_slurm_plan.py has more of it, without a cluster.
+tests/launch/slurm/test_plan.py has more of it, without a cluster.
 """
 
 import json
@@ -81,30 +81,6 @@ def test_a_run_folder_that_nodes_cannot_write(cluster: Cluster, grid: TinyGrid) 
     assert "Traceback" not in log
     shown = cluster.launch("status.py", *words, status=1)
     assert f"before it could write to {grid.run}" in shown
-
-
-def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid, tmp_path: Path) -> None:
-    words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1", "slurm.sbatch=[--hold]"]
-    cluster.launch("submit.py", *words)
-    before = cluster.queue()
-    cluster.control("kill", "munged")
-    try:
-        told = cluster.launch("submit.py", *words, "seeds=2", status=2)
-        assert "SLURM does not answer" in told
-        assert "is munged running on this machine?" in told
-        assert "Traceback" not in told
-    finally:
-        cluster.control("start", "munged")
-    cluster.wait(lambda: cluster.run("squeue", check=False))
-    assert cluster.queue() == before
-    cluster.control("kill", "slurmdbd")
-    try:
-        assert "1 waiting" in cluster.launch("status.py", *words)
-        cluster.launch("status.py", *words, "cancel=cell")
-        cluster.wait(lambda: not [job for job in cluster.queue() if ".cells." in job[1]])
-        assert "cell" in cluster.launch("status.py", *words, status=1)
-    finally:
-        cluster.control("start", "slurmdbd")
 
 
 @pytest.mark.parametrize(
