@@ -10,10 +10,10 @@ demo: $(BIN)/ready  ## street scenes in, Table 1 and Figure 2 out: about ten min
 	$(BIN)/python launch/report.py grid=table1 config=demo
 
 test: $(BIN)/ready  ## all tests that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=4
 
-test-quick: $(BIN)/ready  ## the unit tests: under a minute
-	$(BIN)/python -m pytest -m "not slow"
+test-quick: $(BIN)/ready  ## the unit tests: under a minute on two cores
+	$(BIN)/python -m pytest --numprocesses=2 -m "not slow"
 
 check: $(BIN)/ready  ## lint, format, types, contracts
 	$(BIN)/ruff check .

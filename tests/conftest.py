@@ -1,81 +1,14 @@
-"""Fixtures that several files share: small shards of procedural street scenes."""
+"""What all tests need: their environment, and the fixtures that several folders share."""
 
 import os
 import signal
-from pathlib import Path
 
-import pytest
-import torch
-from slurm_cluster import cluster, grid, session_cluster, undisturbed
-from slurm_time_limit import begin_what_only_waits, time_limits
-from tiny_runs import TINY, Words
+# Set before torch is loaded, and inherited by every process of the tests. Several run side by side:
+# threads that spin while they wait would take the cores from those that compute.
+os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
 
-from maskrestore.data.labels import NUM_CLASSES
-from maskrestore.models.spade import SPADEGenerator
-from maskrestore.models.weights import save_spade_generator
-from shards.write import WriteConfig, write_shards
-
-__all__ = [  # fixtures of the SLURM tests
-    "begin_what_only_waits",
-    "cluster",
-    "grid",
-    "session_cluster",
-    "time_limits",
-    "undisturbed",
-]
+pytest_plugins = ["schedule", "tiny_data", "slurm_cluster", "slurm_time_limit"]
 
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
 # press Ctrl-C need it to mean something, however pytest itself was started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """CI installs everything that a test could miss: there, one that is skipped is a fault."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("NO_SKIPS") and reporter and reporter.stats.get("skipped"):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 train and 5 val scenes of 32x64 in several tars, from the real writer."""
-    folder = tmp_path_factory.mktemp("streetscenes")
-    write_shards(
-        WriteConfig(
-            source="streetscenes",
-            size="32x64",
-            num_train=16,
-            num_val=5,
-            out=folder,
-            samples_per_shard=4,
-            workers=1,
-        )
-    )
-    return folder
-
-
-@pytest.fixture
-def words(shards: Path, generator: Path, tmp_path: Path) -> Words:
-    """The words of a tiny run in tmp_path/NAME."""
-
-    def make(name: str, *more: str) -> list[str]:
-        own = [f"data.shards={shards}", f"run={tmp_path / name}", f"generator.path={generator}"]
-        return [*TINY, *own, *more]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in the official layout, of a tiny image generator that knows its batch statistics.
-
-    With those it was born with its tanh saturates, and no gradient comes through.
-    """
-    torch.manual_seed(0)
-    network = SPADEGenerator(NUM_CLASSES + 2, 4, 8, (32, 64))
-    with torch.no_grad():
-        for _ in range(40):
-            network(torch.randn(4, NUM_CLASSES + 2, 8, 16).softmax(1))
-    path = tmp_path_factory.mktemp("generator") / "generator.pth"
-    save_spade_generator(network, path)
-    return path

@@ -1,5 +1,7 @@
 """The dashboard as a user starts it, its page in a browser, and runs that it can watch."""
 
+import atexit
+import functools
 import http.client
 import json
 import os
@@ -117,20 +119,33 @@ def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]", said: li
     lines.put(None)
 
 
-@contextmanager
-def open_page(url: str, width: int = 1400) -> Iterator[Driver]:
-    """A browser that shows the page."""
+@functools.cache
+def _browser() -> Driver:
+    """One for all tests, until they end."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for word in ("--headless=new", "--no-sandbox", f"--window-size={width},1000"):
+    for word in ("--headless=new", "--no-sandbox"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    atexit.register(driver.quit)
+    return driver
+
+
+@contextmanager
+def open_page(url: str, width: int = 1400) -> Iterator[Driver]:
+    """The browser with a window of its own that shows the page; its console begins empty."""
+    driver = _browser()
+    outer = driver.current_window_handle
+    driver.switch_to.new_window("window")
     try:
+        driver.set_window_size(width, 1000)
+        driver.get_log("browser")
         driver.get(url)
         yield driver
     finally:
-        driver.quit()
+        driver.close()
+        driver.switch_to.window(outer)
 
 
 def emulate(driver: Driver, width: int, scheme: str) -> None:

@@ -22,12 +22,12 @@ SLOW = ROOT / "tests" / "support" / "programs" / "slow_steps.py"
 
 
 class Cluster:
-    """Commands against the cluster; `folder` is its own. begun: what runs on it beside the tests,
-    and needs all of it to be left alone until then."""
+    """Commands against the cluster; `folder` is its own. beside: grids that run beside the tests,
+    of whose jobs these know nothing, and their ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.begun: list[Future[Any]] = []
+        self.beside: dict[TinyGrid, Future[TinyGrid]] = {}
         self.environment = os.environ | {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "MASKRESTORE_CLUSTER": str(folder),
@@ -68,14 +68,18 @@ class Cluster:
         return output + errors
 
     def queue(self) -> list[list[str]]:
-        """Id, name, state and nodes of all jobs."""
+        """Id, name, state and nodes of all jobs but those beside the tests."""
+        hidden = {name for grid in self.beside for name in grid.job_names()}
+        return [job for job in self._all_jobs() if job[1] not in hidden]
+
+    def _all_jobs(self) -> list[list[str]]:
         listing = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%N")
         return [line.split("|") for line in listing.splitlines()]
 
     def jobs(self, grid: "TinyGrid", kind: str = "cells") -> list[str]:
         """The ids of a grid's jobs of a kind that are in the queue."""
-        names = {path.name for path in grid.folder.glob(f"jobs/*.{kind}.*")}
-        return [job for job, name, *_ in self.queue() if name in names]
+        names = grid.job_names(kind)
+        return [job for job, name, *_ in self._all_jobs() if name in names]
 
     def job(self, grid: "TinyGrid") -> str:
         """The id of the only cell's job."""
@@ -99,13 +103,12 @@ class Cluster:
 
     def wait_until_empty(self, seconds: float = 240) -> None:
         """Until no job is left."""
-        wait(self.begun, timeout=900)
         self.wait(lambda: not self.queue(), seconds)
 
     def clean(self) -> None:
         """No job, all nodes back: what a test may expect of the cluster."""
-        wait(self.begun, timeout=900)
-        self.run("scancel", "--user=root", check=False)
+        if jobs := [job for job, *_ in self.queue()]:
+            self.run("scancel", *jobs, check=False)
         for name in self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
             node, state = name.split()
             if not state.startswith(("idle", "alloc", "mix", "comp")):
@@ -135,11 +138,20 @@ def session_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster without a job on it."""
+def cluster(session_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The cluster without a job on it, but for what only waits: that begins before the first test
+    of the cluster, if the test of it is to come."""
+    if any("time_limits" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("time_limits")
     session_cluster.clean()
     yield session_cluster
     session_cluster.clean()
+
+
+@pytest.fixture
+def whole_cluster(cluster: Cluster) -> None:
+    """Nothing runs beside the tests any more: for those that hurt the cluster."""
+    wait(cluster.beside.values(), timeout=900)
 
 
 GRID = "rows:\n  cell: {task: densify, loss: ce_vgg_l1}\n"
@@ -180,6 +192,10 @@ class TinyGrid:
     @property
     def run(self) -> Path:
         return self.folder / "cell"
+
+    def job_names(self, kind: str = "*") -> set[str]:
+        """SLURM's names of the grid's jobs of a kind."""
+        return {path.name for path in self.folder.glob(f"jobs/*.{kind}.*")}
 
     def events(self, kind: str, cell: str = "cell") -> list[dict[str, Any]]:
         path = self.folder / cell / "attempts.jsonl"

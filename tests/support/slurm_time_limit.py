@@ -1,23 +1,14 @@
-"""A run on SLURM that hits its time limit twice: minutes of waiting, beside the first other tests.
+"""A run on SLURM that hits its time limit twice: minutes of waiting, beside other tests of SLURM.
 
 SLURM counts time limits in minutes and looks at them every 30 seconds.
 """
 
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from slurm_cluster import Cluster, TinyGrid, two_nodes
-
-
-@pytest.fixture(scope="session", autouse=True)
-def begin_what_only_waits(request: pytest.FixtureRequest) -> None:
-    """Before the first test, if the test of it is to come."""
-    if any("time_limits" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        with suppress(pytest.skip.Exception):  # no SLURM here; the test itself tells why
-            request.getfixturevalue("time_limits")
 
 
 @pytest.fixture(scope="session")
@@ -29,18 +20,18 @@ def time_limits(
 ) -> "Future[TinyGrid]":
     """The grid, once its run has hit two time limits and is finished."""
     grid = TinyGrid(tmp_path_factory.mktemp("time_limits"), shards, generator)
-    found: Future[TinyGrid] = Future()
-    session_cluster.begun.append(found)
+    finished: Future[TinyGrid] = Future()
+    session_cluster.beside[grid] = finished
 
     def run() -> None:
         try:
             hit_two_time_limits(session_cluster, grid)
-            found.set_result(grid)
+            finished.set_result(grid)
         except BaseException as error:
-            found.set_exception(error)
+            finished.set_exception(error)
 
     Thread(target=run, daemon=True).start()  # nobody waits for it who interrupts the tests
-    return found
+    return finished
 
 
 def hit_two_time_limits(cluster: Cluster, grid: TinyGrid) -> None:

@@ -83,30 +83,6 @@ def test_a_run_folder_that_nodes_cannot_write(cluster: Cluster, grid: TinyGrid) 
     assert f"before it could write to {grid.run}" in shown
 
 
-def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid, tmp_path: Path) -> None:
-    words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1", "slurm.sbatch=[--hold]"]
-    cluster.launch("submit.py", *words)
-    before = cluster.queue()
-    cluster.control("kill", "munged")
-    try:
-        shown = cluster.launch("submit.py", *words, "seeds=2", status=2)
-        assert "SLURM does not answer" in shown
-        assert "is munged running on this machine?" in shown
-        assert "Traceback" not in shown
-    finally:
-        cluster.control("start", "munged")
-    cluster.wait(lambda: cluster.run("squeue", check=False))
-    assert cluster.queue() == before
-    cluster.control("kill", "slurmdbd")
-    try:
-        assert "1 waiting" in cluster.launch("status.py", *words)
-        cluster.launch("status.py", *words, "cancel=cell")
-        cluster.wait(lambda: not [job for job in cluster.queue() if ".cells." in job[1]])
-        assert "cell" in cluster.launch("status.py", *words, status=1)
-    finally:
-        cluster.control("start", "slurmdbd")
-
-
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [

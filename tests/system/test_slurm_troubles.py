@@ -24,6 +24,7 @@ def strike(cluster: Cluster, grid: TinyGrid, words: list[str], after: int = 24) 
     return cluster.job(grid)
 
 
+@pytest.mark.usefixtures("whole_cluster")
 def test_preemption_saves_requeues_and_goes_on(
     cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_run_that_gets_nowhere_is_given_up_and_a_failing_one_leaves_the_others
     assert "/nowhere" in session_cluster.launch("status.py", *words, "logs=wrong")
 
 
+@pytest.mark.usefixtures("whole_cluster")
 def test_a_node_that_goes_down(
     cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_node_that_goes_down(
     assert grid.events("ended")[0]["reason"].startswith("node failed")
 
 
+@pytest.mark.usefixtures("whole_cluster")
 def test_a_slurmd_that_dies_leaves_tasks_behind_that_make_way(
     cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
@@ -202,3 +205,28 @@ def test_a_slurmd_that_dies_leaves_tasks_behind_that_make_way(
     finally:
         cluster.control("start", node)
     assert_as_undisturbed(grid, undisturbed[2], restarts=1)
+
+
+@pytest.mark.usefixtures("whole_cluster")
+def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid) -> None:
+    words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1", "slurm.sbatch=[--hold]"]
+    cluster.launch("submit.py", *words)
+    before = cluster.queue()
+    cluster.control("kill", "munged")
+    try:
+        told = cluster.launch("submit.py", *words, "seeds=2", status=2)
+        assert "SLURM does not answer" in told
+        assert "is munged running on this machine?" in told
+        assert "Traceback" not in told
+    finally:
+        cluster.control("start", "munged")
+    cluster.wait(lambda: cluster.run("squeue", check=False))
+    assert cluster.queue() == before
+    cluster.control("kill", "slurmdbd")
+    try:
+        assert "1 waiting" in cluster.launch("status.py", *words)
+        cluster.launch("status.py", *words, "cancel=cell")
+        cluster.wait(lambda: not [job for job in cluster.queue() if ".cells." in job[1]])
+        assert "cell" in cluster.launch("status.py", *words, status=1)
+    finally:
+        cluster.control("start", "slurmdbd")
