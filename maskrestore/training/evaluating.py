@@ -23,7 +23,8 @@ class Evaluating:
 
     def __init__(self, run: Run, saving: Saving, watchdog: Watchdog) -> None:
         self._run, self._saving, self._watchdog = run, saving, watchdog
-        was_done = run.gather(was_evaluated(run.config.run, run.num_images))[0]
+        own = run.together(lambda: was_evaluated(run.config.run, run.num_images))
+        was_done = run.gather(own)[0]  # as the main process sees it
         every, size = run.config.training.evaluate_images, run.config.training.batch_size
         passed = run.num_images // every > (run.num_images - size) // every
         self._was_cut_short = run.num_images > 0 and passed and not was_done
