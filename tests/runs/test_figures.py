@@ -6,7 +6,7 @@ import pytest
 import torch
 from finished_cells import cells_of, finish, tiny_grid
 
-from launch.grid.local_queue import summary
+from launch.grid.run_here import summary
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES
 from maskrestore.evaluation.segmentation import SIZES, figures
 from maskrestore.runs.figures import (
@@ -49,4 +49,4 @@ def test_shares_are_in_percent_and_small_distances_have_four_decimals(
 def test_the_queue_says_a_cell_in_a_line(tmp_path: Path) -> None:
     cell = cells_of(tiny_grid(tmp_path))["densify-ce"]
     finish(cell, 0.8768, None, fid=80.0)
-    assert summary(cell) == "done  accu 87.7  FID 80.0"
+    assert summary(cell) == "accu 87.7  FID 80.0"
