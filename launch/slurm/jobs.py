@@ -34,6 +34,9 @@ class Task(ABC):
     wrong first.
     """
 
+    less_memory: str
+    """What a user can do to need less."""
+
     def __init__(self, run: Path) -> None:
         self.run = run
 
@@ -68,9 +71,6 @@ class Task(ABC):
                 return self._fail(f"out of memory ({self.less_memory}): {error}", 2)
             return self._fail(text, 1)
 
-    less_memory = "give training.accumulation=2 or more nodes"
-    """What a user can do about too little of it."""
-
     def _fail(self, message: str, status: int) -> int:
         print(message, flush=True)
         try:
@@ -84,6 +84,8 @@ class Task(ABC):
 
 class TrainTask(Task):
     """Trains and evaluates a cell."""
+
+    less_memory = "give training.accumulation=2 or more nodes"
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config.run)
