@@ -14,7 +14,7 @@ from forked import ROOT
 OURS = ("maskrestore", "shards", "launch")
 LIGHT = ("maskrestore.config", "maskrestore.utils", "shards", "launch")
 """What --help, a dry run and a report wait for."""
-MOST_LINES = 350
+MOST_LINES = 300
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -86,7 +86,9 @@ def test_no_program_shadows_a_module(folder: str) -> None:
 
 
 def test_files_stay_readable() -> None:
-    files = [path for name in OURS for path in (ROOT / name).rglob("*.py")]
+    files = [
+        path for name in (*OURS, "tests", "benchmarks") for path in (ROOT / name).rglob("*.py")
+    ]
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
     assert {name: size for name, size in sizes.items() if size > MOST_LINES} == {}
 

@@ -29,6 +29,10 @@ TINY = (
     "distributed.device=cpu",
     "distributed.cpu_threads=1",
 )
+ENGINES = {
+    "ddp": ("distributed.engine=ddp",),
+    "zero2": ("distributed.engine=deepspeed", "distributed.zero_stage=2"),
+}
 Words = Callable[..., list[str]]
 
 

@@ -3,17 +3,24 @@
 import json
 import shutil
 import signal
-from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from forked import ROOT, run_program
-from tiny_runs import Words, end_of, lines_of, losses_of, run_ranks, start_ranks, wait_until
+from tiny_runs import (
+    ENGINES,
+    Words,
+    end_of,
+    lines_of,
+    losses_of,
+    run_ranks,
+    start_ranks,
+    wait_until,
+)
 
 from maskrestore.config.cli import RESUME_STATUS
 from maskrestore.config.run import load_config
-from maskrestore.data.loader import training_batches
 from maskrestore.models.weights import load_weights
 from maskrestore.training.loop import train
 from maskrestore.utils.errors import UserError
@@ -22,13 +29,9 @@ from shards.write import WriteConfig, write_shards
 
 STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=48")
 LONG = (*STEPS, "loss=ce", "training.num_images=240", "training.learning_rate=1e-3")
-ENGINES = {
-    "ddp": ("distributed.engine=ddp",),
-    "zero2": ("distributed.engine=deepspeed", "distributed.zero_stage=2"),
-}
 
 PROGRAMS = ROOT / "tests" / "support" / "programs"
-HURRIED, FULL, POISONED = (PROGRAMS / f"{name}.py" for name in ("hurried", "full", "poisoned"))
+HURRIED, FULL = (PROGRAMS / f"{name}.py" for name in ("hurried", "full"))
 """train.py in an hour of need."""
 
 pytestmark = pytest.mark.slow
@@ -199,83 +202,6 @@ def test_a_process_that_stands_still_ends_the_others_with_all_stacks(
     assert ranks[0].returncode == 1
     assert "Timeout (0:00:04)!" in error
     assert "training/loop.py" in error
-
-
-class TestPoison:
-    """Losses that are not finite, or jump."""
-
-    @staticmethod
-    def run(words: list[str], number: int, poison: str) -> tuple[list[int], list[str]]:
-        environment = {"POISON": poison, "PYTHONPATH": str(ROOT)}
-        return run_ranks(words, number, program=POISONED, environment=environment)
-
-    SMALL = ("loss=ce", "training.batch_size=4", "training.log_images=16", "training.num_images=96")
-
-    @pytest.mark.parametrize("engine", ["ddp", "zero2"])
-    def test_a_bad_step_of_one_process_is_left_out_by_all_and_told(
-        self, words: Words, tmp_path: Path, engine: str
-    ) -> None:
-        given = words("run", *self.SMALL, *ENGINES[engine])
-        statuses, errors = self.run(given, 2, "nan:1:24:32")
-        assert statuses == [0, 0], errors
-        skipped = [line["skipped"] for line in lines_of(tmp_path / "run") if "skipped" in line]
-        batches = training_batches(load_config(given), 24, rank=1, world_size=2)
-        keys = [list(batch.keys) for batch in islice(batches, 2)]
-        batches.close()
-        assert skipped == [
-            {"images_after": 28, "terms": ["ce"], "processes": [1], "keys": keys[0]},
-            {"images_after": 32, "terms": ["ce"], "processes": [1], "keys": keys[1]},
-        ]
-        assert all(tensor.isfinite().all() for tensor in weights_of(tmp_path / "run").values())
-        assert not (tmp_path / "run" / "rollbacks.json").exists()
-
-    def test_a_last_step_that_is_left_out_does_not_keep_a_run_from_its_end(
-        self, words: Words, tmp_path: Path
-    ) -> None:
-        statuses, errors = self.run(words("run", *self.SMALL), 1, "nan:0:92:96")
-        assert statuses == [0], errors
-        [bad] = [line["skipped"] for line in lines_of(tmp_path / "run") if "skipped" in line]
-        assert bad["images_after"] == 96
-        assert (tmp_path / "run" / "checkpoints" / "000000096").is_dir()
-
-    @pytest.mark.parametrize(
-        ("poison", "settings", "passed_over", "reason"),
-        [
-            ("nan:0:40:60", "health.max_skipped_steps=4", [40, 60], "loss ce is not finite at"),
-            ("50:0:180:184", "health.spike_deviations=8", [180, 184], "the loss jumped to"),
-        ],
-    )
-    def test_a_bad_window_is_gone_back_from_and_passed_over(
-        self,
-        words: Words,
-        tmp_path: Path,
-        poison: str,
-        settings: str,
-        passed_over: list[int],
-        reason: str,
-    ) -> None:
-        more = ("training.num_images=240", "training.checkpoint_images=32", settings)
-        run = tmp_path / "run"
-        statuses, errors = self.run(words("run", *self.SMALL, *more), 2, poison)
-        assert statuses == [0, 0], errors
-        [entry] = json.loads((run / "rollbacks.json").read_text())
-        assert entry["images"] == passed_over
-        assert reason in entry["reason"]
-        assert reason in errors[0]
-        assert [line for line in lines_of(run) if "skipped" in line] == []
-        losses = [losses["ce"] for _, losses in losses_of(run)]
-        assert max(losses) < 10
-        result = json.loads((run / "result.json").read_text())
-        assert result["images_passed_over"] == passed_over[1] - passed_over[0]
-
-    def test_a_run_that_goes_back_too_often_gives_up(self, words: Words, tmp_path: Path) -> None:
-        more = ("health.max_skipped_steps=2", "health.max_rollbacks=2")
-        statuses, errors = self.run(words("run", *self.SMALL, *more), 1, "nan:0:8:1000")
-        assert statuses == [2]
-        assert "having gone back 2 times (health.max_rollbacks=2)" in errors[0]
-        assert "Traceback" not in errors[0]
-        assert len(json.loads((tmp_path / "run" / "rollbacks.json").read_text())) == 2
-        assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_more_processes_than_samples(words: Words, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Small frozen networks in half precision, and their gradients, for the tests of HalfPrecision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskrestore.models.frozen import FrozenGenerator
+from maskrestore.models.perceptual import Lite0Features
+from maskrestore.models.spade import SPADEGenerator
+
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+HEIGHT, WIDTH = 32, 64
+Call = Callable[..., Any]
+
+
+def spade(num_channels: int, width: int, hidden: int) -> FrozenGenerator:
+    """With random weights, and the batch statistics that go with them (else the tanh saturates)."""
+    torch.manual_seed(0)
+    generator = SPADEGenerator(num_channels, width, hidden, (HEIGHT, WIDTH))
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches, without what it was born with
+    with torch.no_grad():
+        for _ in range(8):
+            generator(torch.randn(4, num_channels, 8, 16).mul(3).softmax(1))
+    return FrozenGenerator(generator)
+
+
+def input_gradient(
+    network: Call, x: Tensor, loss_of: Callable[[Any], Tensor] = Tensor.mean, *more: Tensor
+) -> Tensor:
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(network(x, *more)), x)
+    return gradient
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """0 where one of them is all zeros."""
+    a, b = a.double(), b.double()
+    norms = (a.norm() * b.norm()).item()
+    return (a * b).sum().item() / norms if norms else 0.0
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Lite0Features:
+    return Lite0Features()
