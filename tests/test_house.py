@@ -14,6 +14,9 @@ from forked import ROOT
 OURS = ("maskrestore", "shards", "launch")
 LIGHT = ("maskrestore.config", "maskrestore.utils", "shards", "launch")
 """What --help, a dry run and a report wait for."""
+PAGES = [
+    page for part in (".", "docs", "slurm", "benchmarks") for page in ROOT.glob(f"{part}/*.md")
+]
 MOST_LINES = 300
 
 
@@ -91,6 +94,12 @@ def test_files_stay_readable() -> None:
     ]
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
     assert {name: size for name, size in sizes.items() if size > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    for path in re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|sh|sbatch))`", page.read_text()):
+        assert any((folder / path).is_file() for folder in (ROOT, ROOT / "maskrestore")), path
 
 
 def test_all_stops_of_the_tour_exist() -> None:
