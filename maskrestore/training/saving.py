@@ -13,7 +13,7 @@ class Saving:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._saver = checkpoint.Saver(run.config.run / "checkpoints", run.config.training)
-        self.last = run.num_images if run.found else None
+        self.last = run.num_images if run.resumed_from else None
         """Images that the newest checkpoint had seen."""
 
     @property

@@ -121,7 +121,7 @@ class Run:
     """Images seen, those passed over included; the same on every process."""
     before: int
     """What num_images was before the last step."""
-    found: Path | None
+    resumed_from: Path | None
     """The checkpoint that it starts from; None for a new run."""
 
     def together(self, action: Callable[[], Result]) -> Result:

@@ -34,13 +34,13 @@ def take_step(
         for part in parts:
             with engine.part(is_last=part is parts[-1]):
                 with autocast(config, batch.image.device):
-                    found = phase.losses(part)
-                weighted = [phase.weights[name] * term for name, term in found.items()]
+                    losses = phase.losses(part)
+                weighted = [phase.weights[name] * term for name, term in losses.items()]
                 total = torch.stack(weighted).sum() / len(parts)
                 with meter.backward(phase.network):
                     engine.backward(total)
             totals.append(total.detach())
-            for name, term in found.items():
+            for name, term in losses.items():
                 terms[name] = terms.get(name, 0) + term.detach() / len(parts)
         meter.mark(OPTIMIZER)
         norms[phase.network] = engine.step(phase.learning_rate * factor)

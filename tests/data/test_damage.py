@@ -54,13 +54,13 @@ def parts(scene: Sample) -> NDArray[np.int32]:
 
 
 def test_regions_are_the_connected_parts_of_each_id(scene: Sample) -> None:
-    number, found = regions(scene.fine), 0
+    number, num_regions = regions(scene.fine), 0
     for name in np.unique(scene.fine):
         plain, count = ndimage.label(scene.fine == name)
-        found += count
+        num_regions += count
         pairs = set(zip(plain[plain > 0].tolist(), number[plain > 0].tolist(), strict=True))
         assert len(pairs) == len({ours for _, ours in pairs}) == count
-    assert number.max() == found
+    assert number.max() == num_regions
     assert number.min() == 1
 
 

@@ -212,8 +212,8 @@ def test_a_key_that_is_no_plain_file_name_is_refused(
 def test_threads_that_ask_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     server.pause = 0.1
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(fetch, tmp_path, server.url, FIRST) for _ in range(4)]
-    assert [future.result() for future in asked] == [None] * 4
+        fetches = [pool.submit(fetch, tmp_path, server.url, FIRST) for _ in range(4)]
+    assert [future.result() for future in fetches] == [None] * 4
     assert server.requests == {FIRST: 1}
 
 

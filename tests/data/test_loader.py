@@ -155,11 +155,11 @@ def test_damaged_shards_can_be_left_out(copy: Path, capsys: pytest.CaptureFixtur
     longer.write_bytes(longer.read_bytes() + bytes(512))
     bad = {"train-000001.tar", "train-000003.tar", "val-000000.tar"}
     for world_size in (1, 2, 3, 9):  # more ranks than shards too: each shard is read by one
-        found = [
+        bad_names = [
             find_bad_shards(config.data, ("train", "val"), rank, world_size)
             for rank in range(world_size)
         ]
-        assert sorted(name for names in found for name in names) == sorted(bad)
+        assert sorted(name for names in bad_names for name in names) == sorted(bad)
     errors = capsys.readouterr().err
     assert f"left out: shard {copy / 'train-000001.tar'} is damaged: " in errors
     assert f"left out: shard {copy / 'train-000003.tar'} cannot be read: No such file" in errors

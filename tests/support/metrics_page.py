@@ -14,11 +14,11 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def targets_in(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """Address and labels in each target file."""
-    found = []
+    targets = []
     for path in sorted(folder.glob("*.json")):
         [entry] = json.loads(path.read_text())
-        found.append((entry["targets"][0], entry["labels"]))
-    return found
+        targets.append((entry["targets"][0], entry["labels"]))
+    return targets
 
 
 def scrape(address: str) -> Series:
@@ -38,7 +38,7 @@ def value(series: Series, name: str, **labels: str) -> float:
 
 def by_label(series: Series, name: str, label: str) -> dict[str, float]:
     """A metric's values by one of its labels."""
-    return {dict(key)[label]: number for (found, key), number in series.items() if found == name}
+    return {dict(key)[label]: number for (other, key), number in series.items() if other == name}
 
 
 def wait_for(folder: Path, number: int, ranks: Sequence[Process], **least: float) -> list[Series]:
@@ -49,13 +49,13 @@ def wait_for(folder: Path, number: int, ranks: Sequence[Process], **least: float
         ended = [rank for rank in ranks if rank.poll() is not None]
         assert not ended, ended[0].communicate()[1]
         try:
-            found = [scrape(address) for address, _ in targets_in(folder)]
+            pages = [scrape(address) for address, _ in targets_in(folder)]
         except OSError:  # written, and not yet or no longer answered
-            found = []
-        everything = {key: number for series in reversed(found) for key, number in series.items()}
-        if len(found) == number and all(
-            everything.get((name, frozenset()), -1.0) >= wanted for name, wanted in least.items()
+            pages = []
+        everything = {key: number for series in reversed(pages) for key, number in series.items()}
+        if len(pages) == number and all(
+            everything.get((name, frozenset()), -1.0) >= low for name, low in least.items()
         ):
-            return found
+            return pages
         time.sleep(0.1)
     raise AssertionError(f"no {number} targets with {least} in {folder}")
