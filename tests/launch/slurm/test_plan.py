@@ -1,6 +1,6 @@
 """What submit.py hands to SLURM, against recorded answers of its commands; runs anywhere.
 
-tests/system/test_slurm.py is the same against a real cluster.
+tests/system/test_slurm_*.py are the same against a real cluster.
 """
 
 import json
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -228,13 +227,13 @@ def test_another_submit_at_work_is_waited_for(
 ) -> None:
     held = lock(folder_of(tmp_path))
     process = submit_process(words)
-    time.sleep(2)
+    assert process.stderr
+    assert "waiting for another submit.py" in process.stderr.readline()
     assert process.poll() is None
     assert slurm.jobs == []
     held.close()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "waiting for another submit.py" in errors
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, output + errors
 
 
 @pytest.mark.slow
