@@ -144,8 +144,8 @@ def test_a_part_of_a_restoration_counts_its_masks(shell: Shell, tmp_path: Path) 
     shell.patch.setenv("SLURM_ARRAY_JOB_ID", "7")
     shell.patch.setenv("SLURM_ARRAY_TASK_ID", "1")
     for restart, number in enumerate((0, 1, 2, 2)):
-        lines = [{"file": f"{index}.png", "state": "done"} for index in range(number)]
-        lines += [{"file": "9.png", "state": "begun"}]
+        lines = [{"file": f"{n}.png", "state": "done", "time": n} for n in range(number)]
+        lines += [{"file": "9.png", "state": "begun", "time": 9}]
         journal = "\n\n".join(map(json.dumps, lines)) + '\n{"file": "8.p'
         (restored / "abc-0.jsonl").write_text(journal)
         (restored.with_name("0of2")).mkdir(exist_ok=True)
