@@ -96,7 +96,7 @@ def test_a_palette_of_greys_holds_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "found"),
+    ("named", "encoding"),
     [
         ([("a.png", grey(0, 7, 33))], "ids"),
         ([("a.png", grey(0, 7, 18))], "ids"),
