@@ -93,13 +93,13 @@ class Cluster:
     def wait(self, what: Callable[[], Any], seconds: float = 120) -> Any:
         """Until it is true; what it then is."""
         deadline = time.monotonic() + seconds
-        while not (found := what()):
+        while not (answer := what()):
             if time.monotonic() > deadline:
                 queue = self.run("squeue", "--format=%i %j %T %r %N", check=False)
                 nodes = self.run("sinfo", "--Node", "--format=%N %T %E", check=False)
                 raise AssertionError(f"waited in vain\n{queue}\n{nodes}")
             time.sleep(0.2)
-        return found
+        return answer
 
     def wait_until_empty(self, seconds: float = 240) -> None:
         """Until no job is left."""

@@ -150,8 +150,8 @@ def observed(
 def has_fired(dashboard: Dashboard) -> set[tuple[str, str]]:
     """Each alert that has fired so far, with its run."""
     every = 'count by (alertname, run) (count_over_time(ALERTS{alertstate="firing"}[1h]))'
-    found = [entry["metric"] for entry in dashboard.query(every)]
-    return {(metric["alertname"], metric.get("run", "")) for metric in found}
+    alerts = [entry["metric"] for entry in dashboard.query(every)]
+    return {(alert["alertname"], alert.get("run", "")) for alert in alerts}
 
 
 def test_each_alert_fires_on_its_sickness_and_on_nothing_else(
@@ -223,8 +223,7 @@ def test_a_person_sees_which_runs_are_healthy(observed: tuple[Dashboard, Ward]) 
         wait_in_page(driver, "all cards", lambda: set(texts(driver, ".card h3")) == names)
 
         def cards() -> dict[str, str]:
-            found = texts(driver, ".card")
-            return dict(zip(texts(driver, ".card h3"), found, strict=True))
+            return dict(zip(texts(driver, ".card h3"), texts(driver, ".card"), strict=True))
 
         for name, word in {
             "killed": "TargetDown",

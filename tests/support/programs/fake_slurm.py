@@ -45,9 +45,9 @@ def sinfo(words: list[str]) -> None:
         nodes = json.loads((STATE / "nodes.json").read_text())
         print("\n".join(f"{name} {state}" for name, state in nodes.items()))
         return
-    wanted = next(word for word in words if word.startswith("--format="))
+    columns = next(word for word in words if word.startswith("--format="))
     rows = NODES.splitlines()
-    print("\n".join(rows if "%G" in wanted else [row.split("|")[0] for row in rows]))
+    print("\n".join(rows if "%G" in columns else [row.split("|")[0] for row in rows]))
 
 
 def sbatch(words: list[str]) -> int:
