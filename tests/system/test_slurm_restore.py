@@ -13,6 +13,7 @@ from masks import draw_mask, make_run, rows_of, words_of
 from slurm_cluster import Cluster
 
 from launch.slurm.journal import read_journal
+from maskrestore.inference.output.journal import count_done
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def start_by_hand(cluster: Cluster, folder: Path, array: str) -> None:
     words = words_of(run, source, folder / "out", "batch_size=1")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     cluster.run("sbatch", *options, str(ROOT / "slurm" / "restore.sbatch"), *words, PATH=path)
-    cluster.wait(lambda: list((folder / "out").glob("*0_restored.png")))
+    cluster.wait(lambda: list((folder / "out").glob("*0_restored.png")), 240)
 
 
 def test_the_parts_of_an_array_are_the_whole(cluster: Cluster, tmp_path: Path) -> None:
@@ -70,19 +71,25 @@ def test_a_job_by_hand_that_is_cancelled_stays_away(cluster: Cluster, tmp_path: 
 
 def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Of two tasks each. Cancelled they stay away; the others go on from what is restored."""
-    run, source = make_run(tmp_path / "run"), draw_masks(tmp_path)
+    run, source = make_run(tmp_path / "run"), draw_masks(tmp_path, 482)
     words = [GRID, "parts=2", "slurm.gpus_per_node=0", "slurm.tasks_per_node=2", "slurm.minutes=20"]
     words += words_of(run, source, tmp_path / "out", "batch_size=1")
 
     def submit() -> None:
-        before = restored(tmp_path)
+        """And wait until both parts have gone on."""
+        goals = [count_done(tmp_path / "out", f"{number}/2") + 5 for number in range(2)]
+
+        def have_gone_on() -> bool:
+            counts = [count_done(tmp_path / "out", f"{number}/2") for number in range(2)]
+            return all(count > goal for count, goal in zip(counts, goals, strict=True))
+
         cluster.launch("submit.py", *words)
-        cluster.wait(lambda: restored(tmp_path) > before + 10)
+        cluster.wait(have_gone_on, 240)
 
     submit()
     cluster.run("scancel", *(job for job, *_ in cluster.queue()))
     cluster.wait_until_empty()
-    assert 0 < restored(tmp_path) < 241
+    assert 0 < restored(tmp_path) < 482
     parts = [tmp_path / f"out.jobs/part-{number}-of-2" for number in range(2)]
     for part in parts:
         assert [event["event"] for event in read_journal(part)] == ["began", "ended"]
@@ -90,15 +97,15 @@ def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_p
 
     submit()
     [first] = (job for job, *_ in cluster.queue() if job.endswith("_0"))
-    cluster.run("scancel", "--signal=USR2", first)
     kill_task(tmp_path / "out.jobs", element=1)
+    cluster.run("scancel", "--signal=USR2", first)
     cluster.wait_until_empty()
     ends = [[e["reason"] for e in read_journal(part) if e["event"] == "ended"] for part in parts]
     assert ends[0] == ["cancelled, saved", "asked to stop, saved", "finished"]
     assert ends[1][0::2] == ["cancelled, saved", "finished"]
     assert "SIGKILL" in ends[1][1]
-    assert read_journal(parts[1])[-1]["num_images"] == 120
-    assert len(rows_of(tmp_path / "out")) == restored(tmp_path) == 241
+    assert read_journal(parts[1])[-1]["num_images"] == 241
+    assert len(rows_of(tmp_path / "out")) == restored(tmp_path) == 482
 
 
 def kill_task(jobs: Path, element: int) -> None:
