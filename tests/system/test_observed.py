@@ -51,8 +51,13 @@ SICKNESSES = {
     ("MaskrestoreStraggler", "straggling"),
     ("MaskrestoreTargetDown", "killed"),
 }
-PATIENCE = {"MaskrestoreCheckpointTooOld": "30s", "MaskrestoreTargetDown": "10s"}
-"""Two minutes would be too long a test, and two seconds too short for a restart."""
+PATIENCE = {
+    "MaskrestoreCheckpointTooOld": "30s",
+    "MaskrestoreTargetDown": "10s",
+    "MaskrestoreStalled": "30s",
+}
+"""Two minutes would be too long a test, two seconds too short for a restart, and ten for a healthy
+run on a machine whose disk is busy: each save waits for it."""
 
 
 def faster(text: str) -> str:
