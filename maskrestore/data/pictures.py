@@ -5,6 +5,7 @@ lie on black; 16 bits per channel are scaled to 8. Colour profiles are not appli
 """
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +31,7 @@ DARK = 64
 _TAIL = 2**17
 """Bytes at the end of a PNG in which some programs (exiftool) write what others write before the
 pixels."""
-_LATE = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
+_LATE = re.compile(rb"eXIf|iTXt|zTXt|tEXt")
 
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda array: array[:, ::-1],
@@ -75,16 +76,16 @@ def read_header(path: Path) -> Header:
     """The header of a PNG or JPEG; UserError on a file that is none."""
     try:
         with open(path, "rb") as file:
-            depth = _depth(file.read(25))
+            start = file.read(25)
             file.seek(max(0, file.seek(0, io.SEEK_END) - _TAIL))
-            tail = file.read()
+            is_late = start.startswith(SIGNATURE) and _LATE.search(file.read())
             file.seek(0)
             with Image.open(file, formats=["PNG", "JPEG"]) as image:
-                if image.format == "PNG" and any(name in tail for name in _LATE):
+                if is_late:
                     image.load()
                 width, height = image.size
                 size = (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
-                return Header(image.mode, size, depth)
+                return Header(image.mode, size, _depth(start))
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
