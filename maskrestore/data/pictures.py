@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ class Mask:
     def seen(self) -> Any:
         """The pixels that are not transparent: [H,W] or [N], and [...,3] if they are RGB."""
         return self.pixels if self.transparent is None else self.pixels[~self.transparent]
+
+    @cached_property
+    def values(self) -> NDArray[np.intp]:
+        """The values that are seen, sorted, of a mask that is not RGB."""
+        return np.flatnonzero(np.bincount(self.seen().ravel()))  # sorting takes ten times as long
 
 
 def read_header(path: Path) -> Header:

@@ -93,12 +93,10 @@ def _signs(name: str, mask: Mask) -> Iterator[tuple[str, str]]:
             f"{name} has a palette of other colours than Cityscapes: write encoding=ids, train_ids "
             "or colors (ids and train_ids take its indices)"
         )
-    values = np.unique(mask.seen())
-    # Programs that save space make grey what has no other colours: building, pole and black.
-    greys = _ids_of_colors(_GREYS[values]) != UNKNOWN
-    if mask.pixels.ndim == 3 or meaning == "colors" or (values.any() and greys.all()):
+    if mask.pixels.ndim == 3 or meaning == "colors" or _are_greys_of_labels(mask):
         yield "colors", ""
         return
+    values = mask.values
     if meaning is not None:
         yield meaning, {"ids": "ids, by its palette"}.get(meaning, "by its palette")
     if "trainids" in name.lower():
@@ -110,25 +108,33 @@ def _signs(name: str, mask: Mask) -> Iterator[tuple[str, str]]:
         yield "ids", f"the id {only_ids[0]}, which is no trainId"
 
 
+def _are_greys_of_labels(mask: Mask) -> bool:
+    """Programs that save space make grey what has no other colours: building, pole and black."""
+    return bool(mask.values.any() and (_ids_of_colors(_GREYS[mask.values]) != UNKNOWN).all())
+
+
 def _check_not_binary(named: Sequence[tuple[str, Mask]]) -> None:
-    values = sorted({int(value) for _, mask in named for value in np.unique(mask.seen())})
+    values = sorted({int(value) for _, mask in named for value in mask.values})
     if not any(values) or not _BINARY.issuperset(values):
         return
     shown = " and ".join(map(str, values))
+    others = f" and {len(named) - 1} others" if len(named) > 1 else ""
     ids = "" if VOID in values else "encoding=ids if 1 is ego vehicle and 0 not annotated, "
     raise ValueError(
-        f"{named[0][0]} (of {len(named)}, all alike) has no values but {shown}, as binary masks "
-        f"have, whose foreground is no class of Cityscapes: write {ids}encoding=train_ids if 0 is "
-        "road, 1 sidewalk and 255 not annotated; or save the foreground as the id of its class"
+        f"no values but {shown} in {named[0][0]}{others}, as binary masks have them, whose "
+        f"foreground is no class of Cityscapes: write {ids}encoding=train_ids if 0 is road, 1 "
+        "sidewalk and 255 not annotated; or save the foreground as the id of its class"
     )
 
 
 def _is_blank(mask: Mask) -> bool:
     """Nothing but 0, or black, that is not transparent."""
-    values, meaning = np.unique(mask.seen()), meaning_of_palette(mask)
+    meaning = meaning_of_palette(mask)
+    if mask.pixels.ndim == 3:
+        return not mask.seen().any()
     if meaning == "colors" and mask.palette is not None:
-        return not mask.palette[values].any()
-    return not values.any() and meaning != "train_ids"  # whose 0 is road
+        return not mask.palette[mask.values].any()
+    return not mask.values.any() and meaning != "train_ids"  # whose 0 is road
 
 
 def meaning_of_palette(mask: Mask) -> Literal["colors", "ids", "train_ids", "unknown"] | None:
@@ -139,7 +145,7 @@ def meaning_of_palette(mask: Mask) -> Literal["colors", "ids", "train_ids", "unk
     """
     if mask.palette is None:
         return None
-    used = np.unique(mask.seen())
+    used = mask.values
     shown = mask.palette[used]
     if (shown == used[:, None]).all():
         return None
@@ -152,7 +158,7 @@ def meaning_of_palette(mask: Mask) -> Literal["colors", "ids", "train_ids", "unk
     return "colors" if is_known else "unknown"
 
 
-def _is_palette_of(encoding: Encoding, palette: Pixels, used: Pixels) -> bool:
+def _is_palette_of(encoding: Encoding, palette: Pixels, used: NDArray[np.intp]) -> bool:
     ids = _ids_of(encoding)
     own = _COLORS[np.where(ids == UNKNOWN, UNANNOTATED, ids)]  # black where there is no label
     has_color, is_same = own.any(1), (own == palette).all(1)

@@ -64,7 +64,7 @@ def read_mask(path: Path) -> Mask:
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a mask: {error}") from error
     if mask.palette is not None:
-        used = np.unique(mask.seen())
+        used = mask.values
         shown, greys = mask.palette[used], mask.palette[used, 0]
         # Programs that save space number the greys of ids anew, as they come.
         are_ids = (shown == greys[:, None]).all() and (greys < NUM_CLASSES).all()

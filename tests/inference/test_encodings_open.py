@@ -80,7 +80,9 @@ def test_colours_that_a_program_has_saved_as_grey_are_colours() -> None:
 def test_what_may_be_a_binary_mask_is_asked_for(
     masks: list[Mask], values: str, choices: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"no values but {values}, as binary .*{choices}"):
+    with pytest.raises(
+        ValueError, match=f"no values but {values} in 0.png.*, as binary .*{choices}"
+    ):
         detect([(f"{number}.png", mask) for number, mask in enumerate(masks)])
 
 

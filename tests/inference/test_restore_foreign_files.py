@@ -93,7 +93,7 @@ def test_binary_masks_are_asked_for_and_what_is_answered_holds(run: Path, tmp_pa
     done = restore(run, tmp_path / "in", tmp_path / "out")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "a.png (of 1, all alike) has no values but 0 and 255, as binary masks" in done.stderr
+    assert "encoding=auto: no values but 0 and 255 in a.png, as binary masks" in done.stderr
     assert not (tmp_path / "out").exists()
     done = restore(run, tmp_path / "in", tmp_path / "out", "encoding=train_ids")
     assert done.returncode == 0, done.stderr
