@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from maskrestore.data.file_names import is_hidden
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sample import MEMBERS, Sample, decode
@@ -48,7 +49,7 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
             f"{np.count_nonzero(class_pixels)} classes"
         )
     for path in sorted(folder.glob("*.tar")):
-        if path.name not in listed:
+        if path.name not in listed and not is_hidden(path.name):
             problems.append(f"{path.name}: is not in the manifest")
     return problems, summaries
 

@@ -1,24 +1,12 @@
-"""PNG files, read and written: the members of shards, and anybody's pictures."""
+"""PNG files that are ours, read and written: the members of shards, and what restore.py makes."""
 
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from maskrestore.utils.errors import UserError
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture, uint8 [H,W,3]. UserError names the file and what is wrong with it."""
-    try:
-        with Image.open(path, formats=["PNG", "JPEG"]) as image:
-            return np.asarray(image.convert("RGB"))
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -32,14 +20,10 @@ MAX_PIXELS = 2**26
 """Of a member; a picture that claims more is not unpacked (Cityscapes has 2**21)."""
 
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises of files that are no pictures, or would fill the memory."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-_START = _SIGNATURE + b"\0\0\0\rIHDR"
+_START = SIGNATURE + b"\0\0\0\rIHDR"
 
 
 def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -54,7 +38,7 @@ def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     depth = 8 * array.itemsize
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, level)), (b"IEND", b""))
-    parts = [_SIGNATURE]
+    parts = [SIGNATURE]
     for name, data in chunks:
         checksum = zlib.crc32(data, zlib.crc32(name))
         parts += [struct.pack(">I", len(data)), name, data, struct.pack(">I", checksum)]
@@ -66,10 +50,10 @@ def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
     Any other PNG is read as well, shards that were written earlier among them.
     """
-    plain = _decode_plain(data)
+    plain = decode_plain(data)
     if plain is not None:
         return plain
-    _check_chunks(data)
+    check_chunks(data)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             array = np.asarray(image)
@@ -79,7 +63,7 @@ def decode_member(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return array.astype(np.uint16) if array.dtype == np.int32 else array
 
 
-def _decode_plain(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
+def decode_plain(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
     """The array of a PNG as `encode_member` makes them; None if it is another one, or is broken.
 
     PIL takes twice as long: it copies pictures to four bytes per pixel and back.
@@ -111,9 +95,9 @@ def _decode_plain(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
     return rows[:, 1:].reshape(height, width, 3) if channels == 3 else rows[:, 1:]
 
 
-def _check_chunks(data: bytes) -> None:
+def check_chunks(data: bytes) -> None:
     """OSError unless every chunk has its checksum and the last is there; PIL looks at some only."""
-    at, name = len(_SIGNATURE), b""
+    at, name = len(SIGNATURE), b""
     while name != b"IEND":
         end = at + 8 + int.from_bytes(data[at : at + 4])
         name = data[at + 4 : at + 8]

@@ -2,23 +2,22 @@
 
 ids: 0..33, 0 where nobody annotated. trainIds: 0..18, 255 where nobody annotated (or where an id
 is none of the 19). Colours: those of the Cityscapes labels, black where nobody annotated.
+Transparent pixels are not annotated in any of them.
 """
 
-import io
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from maskrestore.config.inference import Encoding
 from maskrestore.data.labels import LABELS, NUM_CLASSES, UNANNOTATED
-from maskrestore.data.png import decode_member
+from maskrestore.data.pictures import Mask, Pixels, decode_mask
+from maskrestore.data.png import SIGNATURE
 
-Pixels = NDArray[np.uint8]
 VOID = 255
 """The trainId of what is not evaluated, or not annotated."""
 UNKNOWN = 255
@@ -26,137 +25,196 @@ UNKNOWN = 255
 MAX_PIXELS = 178_956_970
 """Of a mask: PIL unpacks no more."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_NUM_TRAIN_IDS = sum(label.train_id != VOID for label in LABELS)
+_COLORS = np.array([label.color for label in LABELS], np.uint8)
+_GREYS = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
+_BINARY = {0, 1, VOID}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A decoded PNG. pixels: uint8 [H,W] (grey, or indices of the palette) or [H,W,3].
-    palette: uint8 [256,3], or None."""
-
-    pixels: Pixels
-    palette: Pixels | None = None
-
-
-def decode_picture(data: bytes) -> Picture:
-    """The picture of a PNG that can be a mask; interlaced ones too. ValueError says what it is."""
-    if not data.startswith(_SIGNATURE) or len(data) < 26:
+def decode(data: bytes) -> Mask:
+    """The mask in a PNG of 8 bits that can be one. ValueError says what else it is."""
+    if not data.startswith(SIGNATURE) or len(data) < 26:
         raise ValueError("is not a PNG")
     depth, kind = data[24], data[25]
     if depth == 16:
         hint = ": instanceIds? give the labelIds, which have 8" if kind == _GREY else ""
         raise ValueError(f"has 16 bits per channel{hint}")
-    if kind not in (_GREY, _RGB, _PALETTE, _RGBA) or (kind == _GREY and depth != 8):
-        name = {_GREY: "grey ", _GREY_ALPHA: "grey with alpha "}.get(kind, "")
+    if kind not in (_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA) or (kind == _GREY and depth != 8):
+        name = "grey " if kind == _GREY else ""
         raise ValueError(f"must be grey of 8 bits, RGB or with a palette, is {name}of {depth} bits")
     width, height = struct.unpack(">II", data[16:24])
     if not 0 < width * height <= MAX_PIXELS:
         why = f"more than the {MAX_PIXELS} pixels that are read" if width * height else ""
         raise ValueError(f"is {height}x{width} (height x width), {why or 'without a pixel'}")
     try:
-        pixels = decode_member(data)
-        palette: Pixels | None = None
-        if kind == _PALETTE:
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                flat = np.zeros(768, np.uint8)
-                colors = image.getpalette("RGB") or []
-                flat[: len(colors)] = colors
-                palette = flat.reshape(256, 3)
+        return decode_mask(data)
     except OSError as error:
         raise ValueError(f"is not a whole PNG: {error}") from error
-    pixels = pixels[..., :3] if pixels.ndim == 3 else pixels
-    return Picture(pixels.astype(np.uint8, copy=False), palette)
 
 
-def detect(named: Sequence[tuple[str, Picture]]) -> Encoding:
-    """The one encoding of some masks (name, picture) of a data set.
+def detect(named: Sequence[tuple[str, Mask]]) -> Encoding:
+    """The one encoding of some masks (name, mask) of a data set.
 
     A grey one whose values fit both means ids, unless 255 occurs in some mask or a name says
     trainIds. Blank ones fit every encoding. ValueError names the masks that leave it open.
     """
-    named = [(name, picture) for name, picture in named if not _is_blank(picture)] or named
-    advice = "write encoding=ids, train_ids or colors"
-    colored: list[tuple[str, Picture]] = []
-    grey: list[tuple[str, Picture]] = []
-    for name, picture in named:
-        (colored if _is_colored(name, picture, advice) else grey).append((name, picture))
-    if colored and grey:
+    named = [(name, mask) for name, mask in named if not _is_blank(mask)] or named
+    signs: dict[str, dict[str, str]] = {"colors": {}, "train_ids": {}, "void": {}, "ids": {}}
+    for name, mask in named:
+        for sign, why in _signs(name, mask):
+            signs[sign].setdefault(name, why)
+    colored, ids = signs["colors"], signs["ids"]
+    others = [name for name, _ in named if name not in colored]
+    if colored and others:
         raise ValueError(
-            f"{colored[0][0]} holds colours, {grey[0][0]} ids: restore them apart from each other"
+            f"{next(iter(colored))} holds colours, {others[0]} ids: restore them apart from each "
+            "other"
         )
     if colored:
         return "colors"
-    void = [name for name, picture in grey if (picture.pixels == VOID).any()]
-    void += [name for name, _ in grey if "trainids" in name.lower()]
-    num_train_ids = sum(label.train_id != VOID for label in LABELS)
-    for name, picture in grey if void else ():
-        only_ids = (picture.pixels >= num_train_ids) & (picture.pixels < NUM_CLASSES)
-        if only_ids.any():
-            raise ValueError(
-                f"{void[0]} seems to hold trainIds (255, or by its name), {name} the id "
-                f"{picture.pixels[only_ids][0]}, which is no trainId: {advice}"
-            )
-    return "train_ids" if void else "ids"
+    if not ids and not signs["train_ids"]:
+        _check_not_binary(named)
+    train_ids = signs["train_ids"] | signs["void"]
+    if train_ids and ids:
+        (one, why), (other, why_not) = next(iter(train_ids.items())), next(iter(ids.items()))
+        raise ValueError(
+            f"{one} seems to hold trainIds ({why}), {other} {why_not}: write encoding=ids or "
+            "train_ids"
+        )
+    return "train_ids" if train_ids else "ids"
 
 
-def _is_blank(picture: Picture) -> bool:
-    """Nothing but 0, or black."""
-    if picture.palette is None:
-        return not picture.pixels.any()
-    return not picture.palette[np.unique(picture.pixels)].any()
+def _signs(name: str, mask: Mask) -> Iterator[tuple[str, str]]:
+    """(what a mask seems to hold, why): colors, ids, train_ids, or void, a value of trainIds."""
+    meaning = meaning_of_palette(mask)
+    if meaning == "unknown":
+        raise ValueError(
+            f"{name} has a palette of other colours than Cityscapes: write encoding=ids, train_ids "
+            "or colors (ids and train_ids take its indices)"
+        )
+    if mask.pixels.ndim == 3 or meaning == "colors" or _are_greys_of_labels(mask):
+        yield "colors", ""
+        return
+    values = mask.values
+    if meaning is not None:
+        yield meaning, {"ids": "ids, by its palette"}.get(meaning, "by its palette")
+    if "trainids" in name.lower():
+        yield "train_ids", "by its name"
+    if VOID in values:
+        yield "void", "255"
+    only_ids = values[(values >= _NUM_TRAIN_IDS) & (values < NUM_CLASSES)]
+    if only_ids.size:
+        yield "ids", f"the id {only_ids[0]}, which is no trainId"
 
 
-def _is_colored(name: str, picture: Picture, advice: str) -> bool:
-    if picture.palette is None:
-        return picture.pixels.ndim == 3
-    used = np.unique(picture.pixels)
-    colors = picture.palette[used]
-    if (colors == used[:, None]).all():
-        return False
-    if (_ids_of_colors(colors) != UNKNOWN).all():
-        return True
+def _are_greys_of_labels(mask: Mask) -> bool:
+    """Programs that save space make grey what has no other colours: building, pole and black."""
+    return bool(mask.values.any() and (_ids_of_colors(_GREYS[mask.values]) != UNKNOWN).all())
+
+
+def _check_not_binary(named: Sequence[tuple[str, Mask]]) -> None:
+    values = sorted({int(value) for _, mask in named for value in mask.values})
+    if not any(values) or not _BINARY.issuperset(values):
+        return
+    shown = " and ".join(map(str, values))
+    others = f" and {len(named) - 1} others" if len(named) > 1 else ""
+    ids = "" if VOID in values else "encoding=ids if 1 is ego vehicle and 0 not annotated, "
     raise ValueError(
-        f"{name} has a palette of other colours than Cityscapes: {advice} (ids and train_ids take "
-        "its indices)"
+        f"no values but {shown} in {named[0][0]}{others}, as binary masks have them, whose "
+        f"foreground is no class of Cityscapes: write {ids}encoding=train_ids if 0 is road, 1 "
+        "sidewalk and 255 not annotated; or save the foreground as the id of its class"
     )
 
 
-def to_ids(picture: Picture, encoding: Encoding) -> Pixels:
+def _is_blank(mask: Mask) -> bool:
+    """Nothing but 0, or black, that is not transparent."""
+    meaning = meaning_of_palette(mask)
+    if mask.pixels.ndim == 3:
+        return not mask.seen().any()
+    if meaning == "colors" and mask.palette is not None:
+        return not mask.palette[mask.values].any()
+    return not mask.values.any() and meaning != "train_ids"  # whose 0 is road
+
+
+def meaning_of_palette(mask: Mask) -> Literal["colors", "ids", "train_ids", "unknown"] | None:
+    """What a mask's palette says of its indices: that they are ids or trainIds, since it has the
+    colours of these labels at these places (as GTA5's has), or nothing but places of colours.
+
+    None: nothing, without a palette or with one of greys that are the indices.
+    """
+    if mask.palette is None:
+        return None
+    used = mask.values
+    shown = mask.palette[used]
+    if (shown == used[:, None]).all():
+        return None
+    if _is_palette_of("ids", mask.palette, used):
+        return "ids"
+    if _is_palette_of("train_ids", mask.palette, used):
+        return "train_ids"
+    # Several indices of one black are no picture of anything.
+    is_known = (_ids_of_colors(shown) != UNKNOWN).all() and (shown.any() or len(used) < 2)
+    return "colors" if is_known else "unknown"
+
+
+def _is_palette_of(encoding: Encoding, palette: Pixels, used: NDArray[np.intp]) -> bool:
+    ids = _ids_of(encoding)
+    own = _COLORS[np.where(ids == UNKNOWN, UNANNOTATED, ids)]  # black where there is no label
+    has_color, is_same = own.any(1), (own == palette).all(1)
+    # Labels without a colour of their own have any (static of GTA5 is grey), but not another's.
+    of_others = (_ids_of_colors(palette) != UNKNOWN) & palette.any(1)
+    fits = np.where(has_color, is_same, ~of_others) & (ids != UNKNOWN)
+    return bool((has_color & is_same).any() and fits[used].all())
+
+
+def to_ids(mask: Mask, encoding: Encoding) -> Pixels:
     """uint8 [H,W] ids 0..33. ValueError names what is unknown, and the class nearest to it."""
-    pixels, palette = picture.pixels, picture.palette
-    if encoding == "colors":
-        if pixels.ndim == 2 and palette is None:
-            raise ValueError("is grey, where colours are expected (encoding=ids reads label ids)")
-        ids = _ids_of_colors(pixels) if palette is None else _ids_of_colors(palette)[pixels]
-        if not (ids == UNKNOWN).any():
-            return ids
-        y, x = np.argwhere(ids == UNKNOWN)[0]
-        color = pixels[y, x] if palette is None else palette[pixels[y, x]]
-        distances = [np.abs(np.subtract(label.color, color, dtype=int)).sum() for label in LABELS]
-        near = LABELS[int(np.argmin(distances))]
-        raise ValueError(
-            f"{_count(ids == UNKNOWN)} of colours that Cityscapes has not, the first at x {x}, y "
-            f"{y}: {_triple(color)}; the nearest is {near.name} {_triple(near.color)}"
-        )
-    if pixels.ndim == 3:
-        raise ValueError("is RGB, where label ids are expected (encoding=colors reads colours)")
-    ids = _ids_of(encoding)[pixels]
-    if (ids == UNKNOWN).any():
-        value = int(pixels[ids == UNKNOWN][0])
-        allowed, known = "0..33", "unlabeled (0) to bicycle (33)"
-        if encoding == "train_ids":
-            allowed, known = "0..18 or 255", "road (0) to bicycle (18)"
-        hint = ""
-        if value == VOID:
-            hint = "; 255 is the void of trainIds, which encoding=train_ids reads"
-        elif encoding == "train_ids" and value < NUM_CLASSES:
-            hint = f"; as an id it is {LABELS[value].name}, which encoding=ids reads"
-        raise ValueError(
-            f"{_count(ids == UNKNOWN)} of values that are not {allowed}, the first {value}; the "
-            f"nearest is bicycle, the last of {known}{hint}"
-        )
+    pixels = mask.pixels
+    if encoding != "colors":
+        if pixels.ndim == 3:
+            raise ValueError("is RGB, where label ids are expected (encoding=colors reads colours)")
+        ids = _ids_of(encoding)[pixels]
+    elif pixels.ndim == 3:
+        ids = _ids_of_colors(pixels.astype(np.uint8, copy=False))
+    else:
+        ids = _ids_of_colors(_GREYS if mask.palette is None else mask.palette)[pixels]
+    if mask.transparent is not None:
+        ids[mask.transparent] = UNANNOTATED
+    unknown = ids == UNKNOWN
+    if unknown.any():
+        describe = _unknown_color if encoding == "colors" else _unknown_value
+        raise ValueError(describe(mask, encoding, unknown))
     return ids
+
+
+def _unknown_color(mask: Mask, encoding: Encoding, unknown: NDArray[np.bool_]) -> str:
+    if mask.pixels.ndim == 2 and mask.palette is None:
+        return "is grey, where colours are expected (encoding=ids reads label ids)"
+    y, x = np.argwhere(unknown)[0]
+    color = mask.pixels[y, x] if mask.palette is None else mask.palette[mask.pixels[y, x]]
+    distances = [np.abs(np.subtract(label.color, color, dtype=int)).sum() for label in LABELS]
+    near = LABELS[int(np.argmin(distances))]
+    return (
+        f"{_count(unknown)} of colours that Cityscapes has not, the first at x {x}, y {y}: "
+        f"{_triple(color)}; the nearest is {near.name} {_triple(near.color)}"
+    )
+
+
+def _unknown_value(mask: Mask, encoding: Encoding, unknown: NDArray[np.bool_]) -> str:
+    value = int(mask.pixels[unknown][0])
+    allowed, known = "0..33", "unlabeled (0) to bicycle (33)"
+    if encoding == "train_ids":
+        allowed, known = "0..18 or 255", "road (0) to bicycle (18)"
+    hint = ""
+    if value == VOID:
+        hint = "; 255 is the void of trainIds, which encoding=train_ids reads"
+    elif encoding == "train_ids" and value < NUM_CLASSES:
+        hint = f"; as an id it is {LABELS[value].name}, which encoding=ids reads"
+    return (
+        f"{_count(unknown)} of values that are not {allowed}, the first {value}; the nearest is "
+        f"bicycle, the last of {known}{hint}"
+    )
 
 
 def from_ids(ids: Pixels, encoding: Encoding) -> Pixels:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from maskrestore.config.inference import Encoding
+from maskrestore.data.file_names import PICTURES, is_hidden, plain
 from maskrestore.data.labels import KNOWN_BLACK
-from maskrestore.inference.encodings import Picture, decode_picture, detect
+from maskrestore.data.pictures import Mask
+from maskrestore.inference.encodings import decode, detect
 from maskrestore.utils.errors import UserError
 
 COARSE = "_gtCoarse_labelIds.png"
@@ -18,24 +20,20 @@ NUM_LOOKED_AT = 32
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask and where its picture would be. name: path relative to the input folder. restored:
-    relative path in the output folder of the restored mask, and the beginning of the others'."""
+    """A mask and its picture, or where it would be. name: path relative to the input folder.
+    restored: relative path in the output folder of the restored mask; base: the beginning of the
+    others'."""
 
     path: Path
     name: str
     restored: str
     base: str
-    images: tuple[Path, ...]
+    image: Path | None
 
     def outputs(self, augment: bool) -> dict[str, str]:
         """Kind of file -> its path relative to the output folder."""
         kinds = ["confidence", "overlay", *(["synthesized", "synthesized_mask"] if augment else ())]
         return {"restored": self.restored} | {kind: f"{self.base}_{kind}.png" for kind in kinds}
-
-    @property
-    def image(self) -> Path | None:
-        """The mask's picture, if there is one."""
-        return next((path for path in self.images if path.is_file()), None)
 
     def stamp(self) -> list[int]:
         """Size and time of change of the mask and its picture: it is restored again if they
@@ -61,9 +59,7 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
     elif source.is_dir():
         root, unreadable = source, list[str]()
         paths = sorted(_pngs(source, frozenset(), unreadable))
-        if unreadable:
-            shown = "\n  ".join(unreadable)
-            raise UserError(f"input={source}: folders that cannot be read:\n  {shown}")
+        _check_readable("input", source, unreadable)
     else:
         raise UserError(f"input={source}: there is no such file or folder")
     if not paths:
@@ -71,9 +67,9 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
     if images is not None and not images.exists():
         raise UserError(f"images={images}: there is no such file or folder")
     notes = []
-    coarse = [path for path in paths if path.name.endswith(COARSE)]
+    coarse = [path for path in paths if plain(path.name).endswith(COARSE)]
     if coarse:
-        known_black = [path for path in coarse if path.name == KNOWN_BLACK + COARSE]
+        known_black = [path for path in coarse if plain(path.name) == KNOWN_BLACK + COARSE]
         notes += [f"left out: {path.relative_to(root)}, a black picture" for path in known_black]
         num_others = len(paths) - len(coarse)
         if num_others:
@@ -86,7 +82,10 @@ def find_masks(source: Path, images: Path | None) -> tuple[list[MaskFile], list[
             f"images={images} is one picture, but input={source} holds {len(paths)} masks: give "
             "the folder of their pictures"
         )
-    masks = [_mask_file(root, path, images) for path in paths]
+    pictures = _Pictures(images)
+    masks = [_mask_file(root, path, pictures) for path in paths]
+    if images is not None:
+        _check_readable("images", images, pictures.unreadable)
     first: dict[str, str] = {}
     for mask in masks:  # a.PNG beside a.png
         other = first.setdefault(mask.restored, mask.name)
@@ -111,45 +110,83 @@ def _pngs(folder: Path, above: frozenset[Path], unreadable: list[str]) -> Iterat
         unreadable.append(f"{folder}: {error.strerror}")
         return
     for name in names:
+        if is_hidden(name):
+            continue
         path = folder / name
         if os.path.isdir(path):  # not Path.is_dir, which some broken links make fail
             yield from _pngs(path, above | {real}, unreadable)
-        # Some systems leave hidden files beside others, named like them (._a.png).
-        elif name[0] == "." or not name.lower().endswith(".png"):
-            continue
-        elif path.is_symlink() or path.is_file():
+        elif plain(name).endswith(".png") and (path.is_symlink() or path.is_file()):
             yield path
 
 
-def _mask_file(root: Path, path: Path, images: Path | None) -> MaskFile:
+def _check_readable(setting: str, folder: Path, unreadable: Sequence[str]) -> None:
+    if unreadable:
+        shown = "\n  ".join(unreadable)
+        raise UserError(f"{setting}={folder}: folders that cannot be read:\n  {shown}")
+
+
+def _mask_file(root: Path, path: Path, pictures: "_Pictures") -> MaskFile:
     relative = PurePosixPath(path.relative_to(root).as_posix())
-    if not path.name.endswith(COARSE):
+    if not plain(path.name).endswith(COARSE):
         base = str(relative.with_suffix(""))
-        pictures = _pictures(images, relative.parent, relative.stem)
-        return MaskFile(path, str(relative), f"{base}_restored.png", base, pictures)
-    key = path.name.removesuffix(COARSE)
+        picture = pictures.of([relative.parent], relative.stem)
+        return MaskFile(path, str(relative), f"{base}_restored.png", base, picture)
+    key = path.name[: -len(COARSE)]
     parts = relative.parent.parts
     folder = PurePosixPath(*("gtRestored" if part == "gtCoarse" else part for part in parts))
     base = str(folder / f"{key}_gtRestored")
     beneath = PurePosixPath(*(part for part in parts if part != "gtCoarse"))
-    pictures = tuple(
-        picture
-        for place in (PurePosixPath("leftImg8bit") / beneath, beneath)
-        for picture in _pictures(images, place, f"{key}_leftImg8bit")
-    )
-    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, pictures)
+    picture = pictures.of(["leftImg8bit" / beneath, beneath], f"{key}_leftImg8bit")
+    return MaskFile(path, str(relative), f"{base}_labelIds.png", base, picture)
 
 
-def _pictures(images: Path | None, folder: PurePosixPath, stem: str) -> tuple[Path, ...]:
-    if images is None or images.is_file():
-        return () if images is None else (images,)
-    return tuple(images / folder / f"{stem}{end}" for end in (".png", ".jpg", ".jpeg"))
+class _Pictures:
+    """The masks' pictures beneath images=, by their plain names. A folder is listed once; those
+    that cannot be are in `unreadable`."""
+
+    def __init__(self, images: Path | None) -> None:
+        self._images, self.unreadable = images, list[str]()
+        self._is_one = images is not None and images.is_file()
+        self._listed: dict[Path, dict[str, Path]] = {}
+
+    def of(self, folders: Sequence[PurePosixPath], stem: str) -> Path | None:
+        """The picture of a mask, or where it would be; None without pictures."""
+        if self._images is None or self._is_one:
+            return self._images
+        for folder in folders:
+            place: Path | None = self._images
+            for part in folder.parts:
+                place = self._find(place, part) if place is not None else None
+            for name in (stem + suffix for suffix in PICTURES):
+                picture = self._find(place, name) if place is not None else None
+                if picture is not None and os.path.isfile(picture):
+                    return picture
+        return self._images / folders[0] / (stem + PICTURES[0])
+
+    def _find(self, folder: Path, name: str) -> Path | None:
+        if folder not in self._listed:
+            self._listed[folder] = self._list(folder)
+        entries = self._listed[folder]
+        return entries.get(name) or entries.get(plain(name))
+
+    def _list(self, folder: Path) -> dict[str, Path]:
+        """What is in a folder, by names as they are and, where these differ, by plain ones."""
+        try:
+            names = sorted(os.listdir(folder))
+        except NotADirectoryError:
+            names = []
+        except OSError as error:
+            self.unreadable.append(f"{folder}: {error.strerror}")
+            names = []
+        return {plain(name): folder / name for name in names} | {
+            name: folder / name for name in names
+        }
 
 
-def read_picture(path: Path) -> Picture:
+def read_mask(path: Path) -> Mask:
     """A mask's PNG, not yet as ids. UserError names the file and what is wrong with it."""
     try:
-        return decode_picture(path.read_bytes())
+        return decode(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -163,7 +200,7 @@ def detect_encoding(masks: Sequence[MaskFile]) -> Encoding:
     step = max(1, len(masks) // NUM_LOOKED_AT)
     for mask in masks[::step][:NUM_LOOKED_AT]:
         try:
-            looks.append((mask.name, read_picture(mask.path)))
+            looks.append((mask.name, read_mask(mask.path)))
         except UserError as error:
             problems.append(str(error))
     if not looks:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
+from maskrestore.data.pictures import Pixels
 from maskrestore.data.segmap import generator_input, one_hot, to_uint8
 from maskrestore.distributed.processes import autocast
-from maskrestore.inference.encodings import Pixels
 from maskrestore.models.build import load_frozen_generator, load_mask_generator
 from maskrestore.utils.system import keep_freed_memory
 

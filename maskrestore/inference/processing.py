@@ -1,5 +1,6 @@
 """What happens to a mask before the networks, and to their answers after them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor
 from maskrestore.config.inference import Encoding, RestoreConfig
 from maskrestore.config.run import RunConfig
 from maskrestore.data.labels import UNANNOTATED
-from maskrestore.data.png import read_image
-from maskrestore.inference.encodings import Pixels, from_ids, to_ids
-from maskrestore.inference.mask_files import MaskFile, read_picture
+from maskrestore.data.pictures import Pixels, read_image
+from maskrestore.inference.encodings import from_ids, to_ids
+from maskrestore.inference.mask_files import MaskFile, read_mask
 from maskrestore.inference.networks import Networks
 from maskrestore.inference.tiling import (
     Pieces,
@@ -55,7 +56,7 @@ class Processor:
         """UserError names the file and what is wrong with it."""
         stamp = file.stamp()
         try:
-            ids = torch.from_numpy(to_ids(read_picture(file.path), self._encoding).copy())
+            ids = torch.from_numpy(to_ids(read_mask(file.path), self._encoding))
         except ValueError as error:
             raise UserError(f"{file.path}: {error}") from error
         given = repeat(ids, self._factor)
@@ -64,10 +65,10 @@ class Processor:
         return OpenMask(file, given, image, fitted, pieces, stamp, len(fitted))
 
     def _read_image(self, file: MaskFile, size: Sequence[int]) -> Pixels | None:
-        if self._config.images is None:
-            return None
         if file.image is None:
-            raise UserError(f"{file.path}: there is no picture {file.images[0]}")
+            return None
+        if not os.path.isfile(file.image):
+            raise UserError(f"{file.path}: there is no picture {file.image}")
         image = read_image(file.image)
         if image.shape[:2] != size:
             raise UserError(

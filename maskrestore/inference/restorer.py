@@ -1,5 +1,6 @@
 """The way of masks through one process: read ahead, restored in batches, written behind."""
 
+import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from maskrestore.data.pictures import Pixels
 from maskrestore.data.png import png
-from maskrestore.inference.encodings import Pixels
 from maskrestore.inference.mask_files import MaskFile
 from maskrestore.inference.networks import Networks
 from maskrestore.inference.output.journal import Journal
@@ -23,6 +24,8 @@ THREADS = 2
 """That read masks, and as many that write, per process."""
 AHEAD = 4
 """Masks that are read ahead, and as many that may wait to be written."""
+BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+"""What file systems answer to names that they cannot have: the fault of one mask."""
 
 
 class Restorer:
@@ -47,7 +50,7 @@ class Restorer:
         """
         problems: list[str] = []
         batch: list[tuple[OpenMask, Tensor, Tensor]] = []
-        writing: deque[Future[None]] = deque()
+        writing: deque[Future[str | None]] = deque()
         readers, writers = ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS)
         bar = tqdm(total=len(files), desc=label, unit="mask", disable=label is None)
 
@@ -59,8 +62,13 @@ class Restorer:
                 writing.append(writers.submit(self._write, mask, *restored))
                 bar.update()
             batch.clear()
-            while len(writing) > AHEAD:
-                writing.popleft().result()
+            end_writing(AHEAD)
+
+        def end_writing(most: int) -> None:
+            """Wait until no more than so many masks are being written."""
+            while len(writing) > most:
+                problem = writing.popleft().result()
+                problems.extend([problem] if problem is not None else [])
 
         try:
             for file, opening in self._read_ahead(readers, files):
@@ -76,8 +84,7 @@ class Restorer:
                     if len(batch) == self._batch_size:
                         flush()
             flush()
-            for future in writing:
-                future.result()
+            end_writing(0)
         finally:
             # What is being written is written to its end.
             readers.shutdown(cancel_futures=True)
@@ -107,11 +114,24 @@ class Restorer:
             if mask.num_left == 0:
                 yield mask
 
-    def _write(self, mask: OpenMask, files: dict[str, Pixels], row: dict[str, Any]) -> None:
+    def _write(self, mask: OpenMask, files: dict[str, Pixels], row: dict[str, Any]) -> str | None:
+        """Write a mask's files and note it; or note, and return, that it cannot be called so."""
         self._journal.note(mask.file, "begun")
         names = mask.file.outputs("synthesized" in files)
-        for kind, pixels in files.items():
+        # The longest first: if it is too long, none is written.
+        for kind in sorted(files, key=lambda kind: len(names[kind]), reverse=True):
             path = self._output / names[kind]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, png(pixels))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, png(files[kind]))
+            except OSError as error:
+                if error.errno not in BAD_NAME:
+                    raise
+                problem = (
+                    f"{mask.file.path}: cannot be written as {names[kind]}: {error.strerror}; give "
+                    "the mask another name"
+                )
+                self._journal.note(mask.file, "failed", problem=problem)
+                return problem
         self._journal.note(mask.file, "done", stamp=mask.stamp, row=row)
+        return None

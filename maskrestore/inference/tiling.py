@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskrestore.data.degrade import nearest_upsample
-from maskrestore.inference.encodings import Pixels
+from maskrestore.data.pictures import Pixels
 
 BAND = 64
 """Rows that are enlarged at a time."""

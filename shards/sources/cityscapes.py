@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
+from maskrestore.data.file_names import plain, visible
 from maskrestore.data.labels import KNOWN_BLACK, NUM_CLASSES
+from maskrestore.data.pictures import read_header, read_image
 from maskrestore.data.sample import Sample
+from maskrestore.inference.encodings import meaning_of_palette
 from maskrestore.utils.errors import ConfigError, UserError
 from shards.sources.coarse import simulate_coarse
 from shards.sources.source import (
@@ -25,11 +28,10 @@ from shards.sources.source import (
     Item,
     Source,
     all_problems,
+    ids_of,
     left_out,
-    read_header,
-    read_ids,
     read_ids_header,
-    read_image,
+    read_mask,
     resize_ids,
     resize_image,
     unknown_ids,
@@ -99,16 +101,18 @@ def _pair(
 ) -> tuple[Item, ...]:
     by_kind: list[dict[tuple[str, str], Path]] = []
     for folder, kind in kinds:
-        files = {}
+        files: dict[tuple[str, str], Path] = {}
         if not (root / folder / split).is_dir():
             problems.append(f"{folder}/{split}: there is no such folder")
-        for path in sorted((root / folder / split).glob(f"*/*_{kind}.png")):
-            key = path.name.removesuffix(f"_{kind}.png")
-            files[path.parent.name, key] = path
+        for path in _named(root / folder / split, f"_{kind}.png"):
+            key = plain(path.name).removesuffix(f"_{kind}.png")
             if not KEY.fullmatch(key):
                 problems.append(
                     f"{path.relative_to(root)}: is not named city_000000_000000_{kind}.png"
                 )
+            other = files.setdefault((plain(path.parent.name), key), path)
+            if other != path:
+                problems.append(f"{path.relative_to(root)}: there is {other.name} beside it")
         by_kind.append(files)
     samples = sorted(set().union(*by_kind))
     if not samples and all((root / folder / split).is_dir() for folder, _ in kinds):
@@ -119,6 +123,13 @@ def _pair(
                 problems.append(f"{folder}/{split}/{city}/{key}_{kind}.png: is missing")
     complete = [sample for sample in samples if all(sample in files for files in by_kind)]
     return tuple(Item(key, tuple(files[city, key] for files in by_kind)) for city, key in complete)
+
+
+def _named(split: Path, ending: str) -> list[Path]:
+    """The files of all cities whose names end so."""
+    cities = [city for city in visible(split) if city.is_dir()] if split.is_dir() else []
+    paths = [path for city in cities for path in visible(city)]
+    return [path for path in paths if plain(path.name).endswith(ending)]
 
 
 def _check(item: Item) -> tuple[list[str], tuple[int, int] | None]:
@@ -190,7 +201,13 @@ def _read(height: int, width: int, seed: int, item: Item) -> Sample | None:
 
 def _read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
     """The ids of a mask; UserError if there are some that Cityscapes has not."""
-    ids = read_ids(path, dtype)
+    mask = read_mask(path)
+    meaning = meaning_of_palette(mask)
+    if meaning in ("colors", "train_ids"):
+        raise UserError(
+            f"{path}: its palette says that it holds {meaning}; give label ids, as grey of 8 bits"
+        )
+    ids = ids_of(mask, dtype)
     wrong = unknown_ids(ids)
     if wrong:
         shown = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")

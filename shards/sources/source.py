@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskrestore.data.labels import LABELS, NUM_CLASSES
-from maskrestore.data.png import UNREADABLE
+from maskrestore.data.labels import LABELS, NUM_CLASSES, UNANNOTATED
+from maskrestore.data.pictures import Header, Mask, decode_mask, read_header
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import UserError
 
@@ -41,30 +41,6 @@ class Source:
     read: Callable[[Item], Sample | None]
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the first bytes of a picture say. size: width, height. depth: bits per channel.
-
-    PIL does not tell the depth: it opens 16 bit RGB as RGB of 8, and scales grey of 4 bits up to 8.
-    """
-
-    mode: str
-    size: tuple[int, int]
-    depth: int
-
-
-def read_header(path: Path) -> Header:
-    """The header of a PNG or JPEG; UserError on a file that is none."""
-    try:
-        with open(path, "rb") as file, Image.open(file, formats=["PNG", "JPEG"]) as image:
-            file.seek(0)
-            start = file.read(25)  # the signature, then IHDR: length, name, width, height, depth
-            depth = start[24] if start.startswith(b"\x89PNG") else 8
-            return Header(image.mode, image.size, depth)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
-
-
 def read_ids_header(path: Path, bits: int) -> Header:
     """The header of a one-channel PNG of 8 or 16 bits; UserError names a file of another kind.
 
@@ -80,19 +56,33 @@ def read_ids_header(path: Path, bits: int) -> Header:
     return header
 
 
-def read_image(path: Path) -> Image.Image:
-    """A decoded picture; UserError on a file that is none, or not a whole one."""
+def read_mask(path: Path) -> Mask:
+    """A mask whose header is right; UserError if it is not a whole PNG, or if its palette shows
+    other ids than its indices are."""
     try:
-        with Image.open(path, formats=["PNG", "JPEG"]) as image:
-            image.load()
-            return image
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
+        mask = decode_mask(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a mask: {error}") from error
+    if mask.palette is not None:
+        used = mask.values
+        shown, greys = mask.palette[used], mask.palette[used, 0]
+        # Programs that save space number the greys of ids anew, as they come.
+        are_ids = (shown == greys[:, None]).all() and (greys < NUM_CLASSES).all()
+        if are_ids and (greys != used).any():
+            first = int(np.argmax(greys != used))
+            raise UserError(
+                f"{path}: its palette shows the id {greys[first]} where its index is "
+                f"{used[first]}: save it as grey of 8 bits"
+            )
+    return mask
 
 
-def read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
-    """The ids [H,W] of a PNG whose header is right; UserError if it is not a whole one."""
-    return np.asarray(read_image(path)).astype(dtype, copy=False)
+def ids_of(mask: Mask, dtype: type[Ids], transparent: int = UNANNOTATED) -> NDArray[Ids]:
+    """The values of a mask [H,W], `transparent` where it is that."""
+    ids = mask.pixels.astype(dtype, copy=mask.transparent is not None)
+    if mask.transparent is not None:
+        ids[mask.transparent] = transparent
+    return ids
 
 
 def unknown_ids(ids: NDArray[Any]) -> list[int]:
@@ -111,10 +101,10 @@ def resize_ids(ids: NDArray[Ids], height: int, width: int) -> NDArray[Ids]:
     return np.asarray(resized).astype(ids.dtype)
 
 
-def resize_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Picture -> uint8 [height,width,3] RGB, bicubic as in PIL."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 [H,W,3] -> [height,width,3], bicubic as in PIL."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
 
 
 def left_out(key: str) -> str:

@@ -27,22 +27,25 @@ def run_write(*words: str) -> int:
         return run_program(main, "", WriteConfig)
 
 
-def deep_png(depth: int, color_type: int, samples: np.ndarray) -> bytes:
-    """A PNG of `depth` bits per channel, which PIL cannot write. samples: [H,W] grey (color_type 0)
-    or [H,W,3] RGB (2), of 16 bits, or of 4 with an even width."""
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def deep_png(depth: int, color_type: int, samples: np.ndarray, *chunks: bytes) -> bytes:
+    """A PNG of `depth` bits per channel, which PIL cannot write, with `chunks` before the pixels.
+    samples: [H,W] grey (color_type 0), [H,W,3] RGB (2), [H,W,2] grey and alpha (4) or [H,W,4] RGBA
+    (6), of 16 or 8 bits, or of 4 with an even width."""
     height, width = samples.shape[:2]
-    flat = samples.reshape(height, -1)
+    rows = flat = samples.reshape(height, -1).astype(np.uint16)
     if depth == 16:
         rows = flat.astype(">u2").view(np.uint8)
-    else:
-        rows = (flat[:, ::2] << 4 | flat[:, 1::2]).astype(np.uint8)
+    elif depth == 4:
+        rows = flat[:, ::2] << 4 | flat[:, 1::2]
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    content = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # filter 0 before each row
-    png = b"\x89PNG\r\n\x1a\n"
-    for name, data in ((b"IHDR", header), (b"IDAT", content), (b"IEND", b"")):
-        png += struct.pack(">I", len(data)) + name + data
-        png += struct.pack(">I", zlib.crc32(name + data))
-    return png
+    filtered = np.pad(rows.astype(np.uint8), ((0, 0), (1, 0)))  # filter 0 before each row
+    parts = (chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(filtered.tobytes())))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
 
 
 def cityscapes(root: Path, counts: dict[str, int], coarse: bool = True) -> list[str]:

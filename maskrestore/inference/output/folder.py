@@ -6,6 +6,7 @@ summary.csv and manifest.csv: tables.py.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,7 +122,7 @@ class OutputFolder:
         return done
 
     def _existing(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if (self.folder / name).exists()]
+        return [name for name in names if os.path.exists(self.folder / name)]  # too long: not there
 
     def summarize(self, masks: Sequence[MaskFile], augment: bool) -> None:
         """Write summary.csv, and manifest.csv of the synthesised pairs, of all that is known by now
