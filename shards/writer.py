@@ -21,7 +21,7 @@ from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.manifest import MANIFEST, SCHEMA_VERSION
 from maskrestore.data.sample import ENCODING, Sample, encode
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.files import file_sha256, write_atomically
+from maskrestore.utils.files import file_sha256, name_beside, sync, write_atomically
 from shards.sources.source import Item, Source
 
 RECORDS = ".records"
@@ -79,14 +79,13 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     record = _finished(shard, fingerprint)
     if record is not None:
         return record
-    partial = shard.path.with_name(f".{shard.path.name}.partial")
+    partial = name_beside(shard.path)
     try:
         with partial.open("wb") as file:
             samples, kept, problems = _write_tar(shard, file)
             if problems:
                 return {"problems": problems}
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         entry = {
             "name": shard.path.name,
             "num_samples": len(samples),

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskrestore.utils.files import sync
+
 JOURNAL = "attempts.jsonl"
 
 Event = dict[str, Any]
@@ -51,8 +53,7 @@ def note(run: Path, event: str, **facts: Any) -> None:
             if file.read(1) != b"\n":  # a node died in the middle of a line
                 file.write(b"\n")
         file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def read_journal(run: Path) -> list[Event]:

@@ -79,7 +79,9 @@ def find_log(grid: Grid, name: str) -> Path:
         raise ConfigError(f"logs={name}: no such cell; there are: {known}")
     submissions = read_submissions(grid.folder)
     logs = [log for submission in submissions if (log := submission.log(name))]
-    logs += (grid.folder / "logs" / name).glob("*/*_0_log.out")
+    here = (grid.folder / "logs" / name).glob("[0-9]*/*_0_log.out")
+    # By number as far as that goes: a clock that is set back would make an older one the newest.
+    logs = [*logs[-1:], *sorted(here, key=lambda log: int(log.parent.name))[-1:]]
     if not logs:
         raise UserError(f"{name} has not run yet: there is no log of it in {grid.folder}")
     return max(logs, key=lambda log: log.stat().st_mtime)

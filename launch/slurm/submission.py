@@ -29,6 +29,8 @@ class Submission:
     kind: str
     """shards, generator, cells, report or restore."""
     cells: dict[str, dict[str, Any]]
+    order: tuple[int, float] = (0, 0.0)
+    """Its number among the grid's, and when it was made."""
 
     @property
     def name(self) -> str:
@@ -63,12 +65,13 @@ class Submission:
 
 def read_submissions(grid_folder: Path) -> list[Submission]:
     """All of a grid, oldest first."""
-    by_time = []
+    submissions = []
     for path in (grid_folder / "jobs").glob(f"*/{SUBMISSION}"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        submission = Submission(path.parent, content["kind"], content["cells"])
-        by_time.append((content["time"], submission))
-    return [submission for _, submission in sorted(by_time, key=lambda pair: pair[0])]
+        # Those of earlier versions have the time alone, which a clock that is set back disorders.
+        order = content.get("number", 0), content["time"]
+        submissions.append(Submission(path.parent, content["kind"], content["cells"], order))
+    return sorted(submissions, key=lambda submission: submission.order)
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,10 @@ def submit_step(
     folder = new_folder(grid_folder, step.kind)
     executor = make_executor(folder, step.resources, code, after, parallel)
     folder.mkdir(parents=True)
+    before = [submission.order[0] for submission in read_submissions(grid_folder)]
     content = {
         "kind": step.kind,
+        "number": 1 + max(before, default=0),
         "time": time.time(),
         "folder": str(Path.cwd()),
         "max_idle_restarts": step.resources.max_idle_restarts,

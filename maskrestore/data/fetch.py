@@ -20,7 +20,7 @@ from webdataset import gopen
 from maskrestore.config.data import DataConfig
 from maskrestore.data.manifest import MANIFEST, read_manifest
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.files import sync_folder
+from maskrestore.utils.files import flock, name_beside, sync, sync_folder
 
 ATTEMPTS = 3
 PAUSE = 1.0
@@ -68,7 +68,7 @@ def fetch(folder: Path, url: str, name: str, expected: dict[str, Any] | None = N
     except OSError as error:
         raise UserError(f"data.shards={folder} cannot be written: {error.strerror}") from error
     with guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+        flock(guard, fcntl.LOCK_EX)
         for attempt in range(ATTEMPTS):
             if (folder / name).is_file():  # also: another process was faster
                 return
@@ -105,7 +105,7 @@ def address(url: str, name: str) -> str:
 
 def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
     """Why the file is not the expected one; empty if it is, and then it is there."""
-    beside = path.with_name(f".{path.name}.partial")
+    beside = name_beside(path)
     digest, size = hashlib.sha256(), 0
     total = expected["num_bytes"] if expected else None
     bar = tqdm(
@@ -131,8 +131,7 @@ def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
                     stream.close()
                 raise
             stream.close()  # raises OSError if the command behind it failed
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         if not size:
             return "is empty or not there"
         if expected and (size, digest.hexdigest()) != (total, expected["sha256"]):

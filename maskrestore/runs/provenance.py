@@ -1,6 +1,7 @@
 """What code ran: its commit, what was changed since, and the packages beside it."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -12,7 +13,12 @@ from maskrestore.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVENANCE, CHANGES = "provenance.json", "changes.diff"
-DIFF = ("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+DIFF = (
+    *("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--inter-hunk-context=0"),
+    *("--submodule=short", "-O/dev/null"),
+)
+"""A patch that `git apply` takes, whatever diff.* says in the user's or the repository's config."""
 CODE = ("maskrestore/*.py", "launch/*.py", "shards/*.py", "configs/*.yaml", ":(glob)*.py")
 
 
@@ -31,7 +37,7 @@ def facts() -> dict[str, Any]:
         commit = json.loads(copied.read_text(encoding="utf-8"))["commit"]
     else:
         described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
-        commit = (described or "").strip() or None
+        commit = described.decode().strip() or None
     packages = {package.name: package.version for package in distributions() if package.name}
     return {
         "commit": commit,
@@ -55,13 +61,13 @@ def changes() -> bytes:
     copied = ROOT / CHANGES
     if copied.is_file():
         return copied.read_bytes()
-    patch = _git(*DIFF, "HEAD") or ""
+    patch = _git(*DIFF, "HEAD")
     # Code alone: weights or pictures may lie about in a checkout.
-    untracked = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE) or ""
-    for name in untracked.split("\0"):
-        if name:
-            patch += _git(*DIFF, "--no-index", "--", "/dev/null", name) or ""
-    return patch.encode(errors="surrogateescape")
+    untracked = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE)
+    new = ("-c", "core.autocrlf=false", *DIFF, "--no-index", "--", "/dev/null")  # byte for byte
+    for name in filter(None, untracked.split(b"\0")):
+        patch += _git(*new, os.fsdecode(name))
+    return patch
 
 
 def write_provenance(folder: Path) -> None:
@@ -70,12 +76,13 @@ def write_provenance(folder: Path) -> None:
     write_atomically(folder / CHANGES, changes())
 
 
-def _git(*words: str) -> str | None:
-    """What git prints; None where there is no git or no repository."""
+def _git(*words: str) -> bytes:
+    """What git prints; nothing where there is no git or no repository."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
-        return None
+        return b""
     # A shared checkout is often another user's.
     command = [git, "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *words]
-    done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape")
-    return done.stdout
+    # GIT_DIR and its like are those of the shell, which may be at work on another repository.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(command, env=own, capture_output=True).stdout

@@ -1,6 +1,7 @@
 """output/folder.py: whose an output folder is, and which files in it."""
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,3 +121,39 @@ def test_lines_of_a_journal_that_are_none_are_passed_over(
             file.write('3\nnull\n{"file": "b.png"}\n' + json.dumps({"time": 1}) + "\n{")
         assert folder.done(masks, False) == {"a.png"}
         assert [count_done(tmp_path / "out", part) for part in ("0/1", "0/2")] == [1, 0]
+
+
+def test_a_clock_that_is_set_back_does_not_change_what_counts_as_last(
+    masks: list[MaskFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored by the second process of one start; restoring it failed in the next start, by the
+    first one, an hour earlier by the clock; then it was restored again."""
+    identity = {"fit": "resize"}
+    processes = [OutputFolder(tmp_path / "out", "0/1", rank, identity) for rank in (1, 0, 1)]
+    clock = iter(range(100_000, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    with claim(processes[0], masks):
+        finish(processes[0], masks[0], False)
+        finish(processes[0], masks[1], False)
+    assert processes[1].done(masks, False) == {"a.png", "b.png"}
+    processes[1].journal.note(masks[0], "failed", problem="cut off")
+    assert processes[1].done(masks, False) == {"b.png"}
+    finish(processes[2], masks[0], False)
+    assert processes[1].done(masks, False) == {"a.png", "b.png"}
+
+
+def test_journals_of_earlier_versions_are_read_by_time(
+    masks: list[MaskFile], tmp_path: Path
+) -> None:
+    """Their lines have no start; whatever is noted now comes after them."""
+    folder = folder_of(tmp_path)
+    with claim(folder, masks):
+        finish(folder, masks[0], False)
+    (journal,) = (tmp_path / "out").glob(".restore/*/*.jsonl")
+    lines = [json.loads(text) for text in journal.read_text().splitlines() if text]
+    old = [line for line in lines if line.pop("start") == 1]
+    late = old[-1] | {"state": "failed", "time": old[-1]["time"] + 1}
+    journal.write_text("\n".join(map(json.dumps, [late, *old])))
+    assert folder_of(tmp_path).done(masks, False) == set()
+    finish(folder_of(tmp_path), masks[0], False)
+    assert folder_of(tmp_path).done(masks, False) == {"a.png"}

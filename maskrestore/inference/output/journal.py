@@ -2,11 +2,11 @@
 
 It has a line before a mask's files are written (from then on they are this command's own) and one
 after. That is how the same command finds out what is done, on any number of processes, and what it
-must not touch.
+must not touch. Each line has "start": a process's is greater than all those that it met, so that
+later starts are known as such whatever became of the clock; "time" is for people.
 """
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrestore.inference.mask_files import MaskFile
+from maskrestore.utils.files import sync
 
 JOURNALS = ".restore"
 
@@ -31,22 +32,24 @@ class Journal:
         """Folder of the journals of this part's processes."""
         self._own = self.of_part / f"{settings}-{rank}.jsonl"
         self._writing = threading.Lock()
+        self._start: int | None = None
 
     def note(self, mask: MaskFile, state: str, **more: Any) -> None:
         """Add a line on a mask, from any thread: state begun; done, with its `stamp` as it was when
         it was read and its `row` of the summary; or failed, with the `problem`."""
-        line = {"file": mask.name, "state": state, "time": time.time(), **more}
         self.of_part.mkdir(parents=True, exist_ok=True)
         with self._writing, open(self._own, "a", encoding="utf-8") as journal:
-            journal.write(f"\n{json.dumps(line)}\n")  # the last one may be cut off
-            journal.flush()
-            os.fsync(journal.fileno())
+            if self._start is None:
+                self._start = 1 + max(map(_start_of, self.lines()), default=0)
+            line = {"file": mask.name, "state": state, "start": self._start, "time": time.time()}
+            journal.write(f"\n{json.dumps(line | more)}\n")  # the last one may be cut off
+            sync(journal)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Those of all processes and parts, by time; the last one on a mask counts."""
+        """Those of all processes and parts in order; the last one on a mask counts."""
         paths = self._all.glob(f"*/{self._settings}-*.jsonl")
-        # A mask moves to another process's journal when their number changes.
-        return sorted(_read(paths), key=lambda line: float(line["time"]))
+        # A mask moves to another process's journal when their number changes, between two starts.
+        return sorted(_read(paths), key=_order)
 
     def forget_other_settings(self) -> None:
         """Remove their journals: their files are about to be replaced."""
@@ -59,6 +62,16 @@ def count_done(output: Path, part: str) -> int:
     """Masks of a part (NUMBER/PARTS) that its journals say are done, whatever the settings."""
     lines = _read((output / JOURNALS / part.replace("/", "of")).glob("*.jsonl"))
     return len({line["file"] for line in lines if line["state"] == "done"})
+
+
+def _start_of(line: dict[str, Any]) -> int:
+    return int(line.get("start", 0))
+
+
+def _order(line: dict[str, Any]) -> tuple[int, float]:
+    # Lines of a start stand in order already; those of earlier versions have the time alone.
+    start = _start_of(line)
+    return start, 0.0 if start else float(line["time"])
 
 
 def _read(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from maskrestore.utils.errors import UserError
+from maskrestore.utils.files import flock
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Wait for, and keep off, whoever else is at the files that all parts share."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -26,7 +27,7 @@ def join(folder: Path, command: str, output: Path) -> TextIO:
     """
     file = open(folder / "at_work", "a+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.truncate(0)
         file.write(command)
         file.flush()
@@ -39,5 +40,5 @@ def join(folder: Path, command: str, output: Path) -> TextIO:
                 f"output={output}: a command with other settings, or another number of parts, is "
                 f"at work on it ({theirs}; this one: {command}): wait for its end"
             ) from None
-    fcntl.flock(file, fcntl.LOCK_SH)
+    flock(file, fcntl.LOCK_SH)
     return file

@@ -14,6 +14,7 @@ import pytest
 from forked import ROOT
 from slurm_answers import FakeSlurm, finish, folder_of, slurm, words
 
+from launch.slurm.submission import read_submissions
 from launch.status import main as status
 from launch.submit import main
 from maskrestore.utils.errors import ConfigError
@@ -273,3 +274,14 @@ def check_whole(slurm: FakeSlurm, tmp_path: Path) -> None:
         cells += names[job["index"] or 0 :][:1]
     assert sorted(cells) == ["densify-ce", "densify-ce_l1", "densify-none", "synthesis"]
     assert slurm.kinds().count("report") == 1
+
+
+def test_a_clock_that_is_set_back_does_not_change_which_submission_is_the_newest(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000_000, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    main([*words, "cells=densify-ce"])
+    main(words)
+    kinds = [submission.kind for submission in read_submissions(folder_of(tmp_path))]
+    assert kinds == ["shards", "generator", "cells", "report", "cells", "report"]
