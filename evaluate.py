@@ -4,7 +4,6 @@ python evaluate.py run=runs/NAME [evaluation.batch_size=8] [evaluation.features=
 accelerate launch evaluate.py run=runs/NAME
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from maskrestore.config.run import RunConfig, load_config
 from maskrestore.runs.figures import FIGURES, KIND_FIGURES
 from maskrestore.runs.resume_check import differing_keys, read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
+from maskrestore.utils.launcher import is_first_process
 
 
 def main(words: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> None:
 
     changed += changed_inputs(config)
     metrics = evaluate_run(config, write=not changed)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     print_figures(metrics)
     if changed:

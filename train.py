@@ -4,11 +4,11 @@ python train.py config=demo task=densify loss=ce generator.path=runs/…/generat
 accelerate launch train.py config=cityscapes task=super_resolution loss=ce_vgg_l1 …
 """
 
-import os
 from collections.abc import Sequence
 
 from maskrestore.config.cli import end_process, run_program
 from maskrestore.config.run import RunConfig, load_config
+from maskrestore.utils.launcher import is_first_process
 
 
 def main(words: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def main(words: Sequence[str]) -> None:
     from maskrestore.training.loop import train
 
     train(config)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(f"{config.run}/result.json")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import validate
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
+from maskrestore.utils.launcher import forget_launchers
 from maskrestore.utils.system import set_up_torch
 
 
@@ -21,6 +22,7 @@ class TrainJob:
         # submitit ignores this signal. Training listens to it, and saves; before and after that
         # its default action is the right end, since whatever is on disk is whole at any moment.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        forget_launchers()  # the cell is alone, whatever processes the shell of submit.py numbers
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
         try:
             self.train()

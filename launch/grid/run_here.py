@@ -1,8 +1,5 @@
 """A grid on this machine: the image generator's cell first, then the others, several at a time."""
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +12,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import write_atomically
+from maskrestore.utils.gpu import named_gpus, present_gpus
 from maskrestore.utils.system import count_cores
 
 
@@ -103,14 +101,9 @@ def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:
 def find_devices() -> list[str]:
     """One CUDA_VISIBLE_DEVICES value per GPU that this process may use; none without a GPU.
 
-    Asks nvidia-smi, since importing torch to ask it takes seconds.
+    Also of GPUs that do not work: the cell that gets one says why.
     """
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not shutil.which("nvidia-smi"):
-        return []
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
-    present = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
-    if allowed is None:
-        return [str(index) for index in range(len(present))]
-    names = [name.strip() for name in allowed.split(",")] if present else []
-    return [name for name in names if name and name != "-1"]
+    names, gpus = named_gpus(), present_gpus()
+    if names is None or not gpus:
+        return [str(index) for index in range(len(gpus))]
+    return names

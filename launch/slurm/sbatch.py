@@ -54,6 +54,11 @@ def make_executor(
     if resources.container_mounts:
         step.append(f"--container-mounts={resources.container_mounts}")
     options = [option.removeprefix("--").partition("=") for option in resources.sbatch]
+    # A node's GPUs that nobody asked for are not this job's, and that it cannot use them no fault.
+    has_gpus = resources.gpus_per_node or any(
+        key.startswith(("g", "tres-per")) for key, _, _ in options
+    )
+    hidden = [] if has_gpus else ["export CUDA_VISIBLE_DEVICES="]
     parameters: dict[str, Any] = {
         "job_name": folder.name,
         "time": resources.minutes,
@@ -71,6 +76,7 @@ def make_executor(
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"}
         | {key: value if equals else True for key, equals, value in options},
         "setup": [
+            *hidden,
             *resources.setup,
             "trap : TERM  # the tasks save; this shell lives on to put the job back into the queue",
             # The snapshot, and not what lies in the folder where the job happens to start.

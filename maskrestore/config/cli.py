@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from maskrestore.config.settings import Section, describe
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
+from maskrestore.utils.launcher import is_first_of_machine, is_first_process
 from maskrestore.utils.system import set_up_torch
 
 RESUME_STATUS = 75
@@ -44,7 +45,7 @@ def run_program(
         sys.stdout.flush()
         return status
     except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":  # every process finds the same mistakes
+        if is_first_of_machine():  # every process of a machine finds the same mistakes
             print(f"{error}\n(--help lists all settings)", file=sys.stderr)
         return 2
     except UserError as error:
@@ -61,7 +62,7 @@ def run_program(
     except SystemExit as end:  # another process says what is wrong
         return int(end.code or 0)
     except Interrupted as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(stop, file=sys.stderr)
         return RESUME_STATUS
     except KeyboardInterrupt:
@@ -84,7 +85,7 @@ def end_process(status: int) -> NoReturn:
     leaves it in the file that MASKRESTORE_STATUS names.
     """
     left_in = os.environ.get("MASKRESTORE_STATUS")
-    if left_in and os.environ.get("RANK", "0") == "0":
+    if left_in and is_first_process():
         with open(left_in, "w", encoding="utf-8") as file:
             file.write(str(status))
     sys.stdout.flush()

@@ -1,0 +1,3 @@
+from maskrestore.distributed import launchers
+
+launchers.withhold()

@@ -6,7 +6,7 @@ parameters).
 """
 
 import os
-import re
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -19,7 +19,11 @@ from torch import Tensor
 
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
+from maskrestore.distributed.devices import device_identity, sees_gpu, unusable_gpu
+from maskrestore.distributed.gathering import find_place, gather_processes, num_processes
+from maskrestore.distributed.launchers import refused, take_told, without_effect
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
+from maskrestore.utils.launcher import is_first_process
 
 Result = TypeVar("Result")
 
@@ -28,31 +32,34 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     """The processes of this run as they were started: plain python, accelerate launch, torchrun, or
     one task of `srun` each.
 
-    Raises ConfigError if the device is not there, cannot do what is asked, the batch cannot be
-    shared evenly, or other than the processes asked for came up (a process that believes to be
-    alone would train for itself).
+    Waits until all of them are there. Raises ConfigError if the device is not there, cannot do what
+    is asked, the batch cannot be shared evenly, or other than the processes asked for came up (a
+    process that believes to be alone would train for itself).
     """
-    join_slurm_step()
-    asked, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.distributed
-    use_cpu = wanted.device == "cpu" or not torch.cuda.is_available()
-    mistakes = _mistakes(config, for_training, asked, use_cpu)
+    told, size, settings = take_told(), num_processes(), config.distributed
+    use_cpu = settings.device == "cpu" or not sees_gpu()
+    mistakes = _mistakes(config, for_training, size, use_cpu)
+    mistakes += refused(told, config, for_training, use_cpu)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    if use_cpu and wanted.cpu_threads:
-        torch.set_num_threads(wanted.cpu_threads)
+    place = find_place(told, use_cpu)
+    for line in without_effect(told) if is_first_process() else ():
+        print(line, file=sys.stderr)
     # DDP sorts gradients into new buckets after its first step, which changes the order in which
     # three or more processes add them up: the first step after a resume would be rounded otherwise
     # than in an unbroken run. It does not where it is told to look for unused parameters.
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    plugin = None
-    if asked > 1:
+    backend = "gloo" if use_cpu else "nccl"
+    if size > 1:
         # Without the backend's name Accelerate can leave every process alone, without a word.
-        backend = "gloo" if use_cpu else "nccl"
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience(config)))
-    if for_training and wanted.engine == "deepspeed":
+    plugin = None
+    if for_training and settings.engine == "deepspeed":
         from maskrestore.distributed.zero import make_plugin
 
-        plugin = make_plugin(config, asked, use_cpu)
+        plugin = make_plugin(config, size, use_cpu)
+    if place is not None:
+        gather_processes(place, backend, "" if use_cpu else device_identity(), patience(config))
     # "no": precision is the settings', whatever `accelerate launch --mixed_precision` says.
     # cpu=True would make Accelerate forget DeepSpeed, which finds the CPU by itself.
     accelerator = Accelerator(
@@ -63,9 +70,13 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         gradient_accumulation_steps=config.training.accumulation,  # must agree with DeepSpeed's
     )
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else it is left to the next run as well
-    if accelerator.num_processes != asked:
+    if (
+        use_cpu and settings.cpu_threads
+    ):  # only now: Accelerate sets threads without OMP_NUM_THREADS
+        torch.set_num_threads(settings.cpu_threads)
+    if accelerator.num_processes != size:
         raise ConfigError(
-            f"WORLD_SIZE={asked} processes were asked for, but {accelerator.num_processes} came up"
+            f"WORLD_SIZE={size} processes were asked for, but {accelerator.num_processes} came up"
         )
     return accelerator
 
@@ -75,60 +86,21 @@ def patience(config: RunConfig) -> timedelta:
     return timedelta(seconds=config.health.watchdog_seconds or 24 * 3600)
 
 
-def _mistakes(config: RunConfig, for_training: bool, asked: int, use_cpu: bool) -> list[str]:
-    wanted, found = config.distributed, []
-    if wanted.device == "cuda" and use_cpu:
-        found.append("distributed.device=cuda: torch sees no GPU; write distributed.device=cpu")
+def _mistakes(config: RunConfig, for_training: bool, size: int, use_cpu: bool) -> list[str]:
+    settings = config.distributed
+    mistakes = uneven_share(config, size) if for_training else []
     if use_cpu:
-        found += needs_gpu(config)
-    if wanted.num_processes not in (0, asked):
-        found.append(
-            f"distributed.num_processes={wanted.num_processes}, but {asked} came up: start them "
+        mistakes += needs_gpu(config)
+        unusable = "" if settings.device == "cpu" else unusable_gpu()
+        if not unusable and settings.device == "cuda":
+            unusable = "distributed.device=cuda: torch sees no GPU; write distributed.device=cpu"
+        mistakes += [unusable] if unusable else []
+    if settings.num_processes not in (0, size):
+        mistakes.append(
+            f"distributed.num_processes={settings.num_processes}, but {size} came up: start them "
             "with torchrun, accelerate launch or srun (`accelerate launch --cpu` starts one only)"
         )
-    if not for_training:
-        return found
-    found += uneven_share(config, asked)
-    for name, option in (("DEEPSPEED", "--use_deepspeed"), ("FSDP", "--use_fsdp")):
-        if os.environ.get(f"ACCELERATE_USE_{name}") == "true" and wanted.engine == "ddp":
-            found.append(
-                f"distributed.engine=ddp, but accelerate launch was told {option}: leave that out, "
-                "or write distributed.engine=deepspeed"
-            )
-    return found
-
-
-def join_slurm_step() -> None:
-    """Let the tasks of one `srun` find each other: what torchrun would set, from SLURM's words.
-
-    Does nothing where a launcher has set it, or outside of a step of several tasks.
-    """
-    environment = os.environ
-    num_tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if "WORLD_SIZE" in environment or num_tasks == 1 or "SLURM_PROCID" not in environment:
-        return
-    # A task that was given a GPU of its own sees but that one.
-    num_devices = torch.cuda.device_count() or num_tasks
-    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
-    restart = int(environment.get("SLURM_RESTART_COUNT", "0"))
-    values = {
-        "WORLD_SIZE": str(num_tasks),
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": str(int(environment["SLURM_LOCALID"]) % num_devices),
-        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
-        # Two jobs may share a node, as may a job and what is left of its start before.
-        "MASTER_PORT": str(20_000 + (31 * job + 7 * restart + step) % 20_000),
-    }
-    for name, value in values.items():
-        environment.setdefault(name, value)
-
-
-def first_host(node_list: str) -> str:
-    """The first name of SLURM's compressed list: `rack2-n[07-09,11],login` -> `rack2-n07`."""
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", node_list)
-    if found is None:
-        raise UserError(f"SLURM_STEP_NODELIST={node_list}: not a list of nodes; set MASTER_ADDR")
-    return "".join(part or "" for part in found.groups())
+    return mistakes
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:

@@ -39,9 +39,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     A finished run is left as it is. Raises ConfigError or UserError for everything that the user
     can mend, and Interrupted once it has saved after SIGTERM, SIGINT or SIGUSR2.
     """
+    # Signals end it at once until all processes are there: nothing is to be saved yet.
+    accelerator = make_accelerator(config, for_training=config.trains)
     stop = StopRequest()
     listening = stop if config.trains else nullcontext()  # without training nothing is to be saved
-    with listening, claimed(config) as accelerator:
+    with listening, claimed(config, accelerator):
         if not any(gather_objects(accelerator, (config.run / "result.json").is_file())):
             with telemetry_of(config, accelerator) as telemetry:
                 while not take_steps(set_up(config, accelerator, stop, telemetry)):
@@ -95,14 +97,13 @@ def take_steps(run: Run) -> bool:
 
 
 @contextmanager
-def claimed(config: RunConfig) -> Iterator[Accelerator]:
-    """The processes of the run, which hold its folder until they end."""
-    accelerator = make_accelerator(config, for_training=config.trains)
+def claimed(config: RunConfig, accelerator: Accelerator) -> Iterator[None]:
+    """The run's folder is held by its processes, which end with this."""
     on_every_process(accelerator, lambda: fetch_manifest(config.data))
     lock = on_main_process(accelerator, lambda: run_folder.claim(config))
     try:
         on_every_process(accelerator, lambda: run_folder.check_shared(config.run))
-        yield accelerator
+        yield
     finally:
         if lock is not None:
             lock.close()

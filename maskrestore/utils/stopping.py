@@ -8,6 +8,8 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+from maskrestore.utils.launcher import is_first_process
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """A scheduler's stop, Ctrl-C, and what SLURM sends ahead of a time limit (submitit's choice)."""
 
@@ -42,7 +44,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None and os.getpid() == self._process:  # not in a forked worker
             self.signal = signal.Signals(number)
-            if os.environ.get("RANK", "0") == "0":
+            if is_first_process():
                 os.write(2, b"\nstopping after this step, to save; Ctrl-\\ ends at once\n")
 
 

@@ -12,7 +12,8 @@ from forked import ROOT, start_program
 from tiny_runs import Words, end_of, free_port, listens, run_train, wait_until
 
 from maskrestore.config.run import load_config
-from maskrestore.distributed.processes import first_host, join_slurm_step, make_accelerator
+from maskrestore.distributed.gathering import first_host, join_slurm_step
+from maskrestore.distributed.processes import make_accelerator
 from maskrestore.utils.errors import ConfigError, UserError
 
 ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -135,7 +136,8 @@ def test_accelerate_launch_on_two_machines(words: Words, tmp_path: Path, engine:
             *("--multi_gpu", "--num_machines", "2", "--num_processes", "2"),
             *("--machine_rank", str(machine), "--main_process_ip", "127.0.0.1"),
             *("--main_process_port", str(port)),
-            *("--rdzv_backend", "c10d", "--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--rdzv_backend", "c10d", "--gpu_ids", "all"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no"),
         ]
         machines.append(
             subprocess.Popen(

@@ -1,0 +1,67 @@
+"""Whether torch can use this machine's GPU, and if not, why: it is never passed over in silence."""
+
+import os
+import re
+import socket
+import warnings
+from pathlib import Path
+
+import torch
+
+from maskrestore.utils.gpu import ROOT, driver_version, named_gpus, present_gpus
+
+OLDEST_DRIVERS = {"11": 450, "12": 525, "13": 580}
+"""CUDA's major version -> the first driver that runs it (NVIDIA, CUDA Compatibility)."""
+
+
+def sees_gpu() -> bool:
+    """Whether torch can use a GPU here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unusable_gpu says it, with the remedy
+        return torch.cuda.is_available()
+
+
+def unusable_gpu(root: Path = ROOT) -> str:
+    """Why torch cannot use the NVIDIA GPU of this machine, with the remedy; "" if there is none,
+    or CUDA_VISIBLE_DEVICES hides it on purpose."""
+    names = named_gpus()
+    gpus = [] if names == [] else present_gpus(root)
+    if not gpus:
+        return ""
+    driver = driver_version(root)
+    hidden = "" if names is None else f", CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}"
+    return (
+        f"{socket.gethostname()} has {' and '.join(sorted(set(gpus)))} "
+        f"(driver {driver or 'unknown'}{hidden}), but torch {torch.__version__} cannot use it: "
+        f"{_reason(driver)} (docs/running.md); without it: distributed.device=cpu"
+    )
+
+
+def _reason(driver: str) -> str:
+    cuda = torch.version.cuda
+    if cuda is None:
+        return "it is built without CUDA: install one with it"
+    oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0], 0)
+    if driver and int(driver.partition(".")[0]) < oldest:
+        return (
+            f"it is built for CUDA {cuda}, which needs a driver from {oldest} on: install a newer "
+            "driver, or torch for an older CUDA"
+        )
+    return f"it is built for CUDA {cuda} and says: {_complaint()}"
+
+
+def _complaint() -> str:
+    """The first sentence of what torch says of a GPU that it cannot use."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return re.split(r"[.\n](?:\s|$)", str(error))[0]
+    return "no reason"
+
+
+def device_identity() -> str:
+    """The GPU that this process takes, by machine and number: no other may have it as well."""
+    index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+    return f"{socket.gethostname()} {torch.cuda.get_device_properties(index).uuid}"

@@ -1,0 +1,80 @@
+"""A GPU that torch cannot use is never passed over in silence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrestore.config.run import load_config
+from maskrestore.distributed.devices import unusable_gpu
+from maskrestore.distributed.processes import make_accelerator
+from maskrestore.utils.errors import ConfigError
+
+ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+SMI = """#!/bin/sh
+case $1 in
+    -L) echo "GPU 0: NVIDIA H100 PCIe (UUID: GPU-1)";;
+    *) echo 535.104.05;;
+esac
+"""
+
+
+@pytest.fixture
+def _old_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@ON_CPU
+@pytest.mark.usefixtures("_old_driver")
+@pytest.mark.parametrize("for_training", [True, False])
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_an_old_driver_is_refused(device: str, for_training: bool) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_accelerator(load_config([f"distributed.device={device}"]), for_training)
+    text = str(caught.value)
+    assert "has NVIDIA H100 PCIe (driver 535.104.05)" in text
+    assert "distributed.device=cpu" in text
+    if torch.version.cuda is None:
+        assert "it is built without CUDA" in text
+    elif torch.version.cuda.startswith("13"):
+        assert f"built for CUDA {torch.version.cuda}, which needs a driver from 580 on" in text
+
+
+@ON_CPU
+@pytest.mark.usefixtures("_old_driver")
+@pytest.mark.parametrize("hidden", ["", "-1", "NoDevFiles"])
+def test_a_gpu_that_is_hidden_on_purpose(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert unusable_gpu() == ""
+    accelerator = make_accelerator(load_config([]), for_training=True)
+    assert accelerator.device.type == "cpu"
+
+
+@ON_CPU
+@pytest.mark.usefixtures("_old_driver")
+def test_the_way_on() -> None:
+    accelerator = make_accelerator(load_config(["distributed.device=cpu"]), for_training=True)
+    assert accelerator.device.type == "cpu"
+
+
+@ON_CPU
+def test_a_driver_that_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong then is what torch says."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    version = tmp_path / "proc/driver/nvidia/version"
+    version.parent.mkdir(parents=True)
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  999.1  Sat Aug 19\n")
+    text = unusable_gpu(tmp_path)
+    assert "(driver 999.1, CUDA_VISIBLE_DEVICES=7)" in text
+    assert "and says: " in text or "it is built without CUDA" in text
+
+
+@ON_CPU
+def test_a_machine_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert unusable_gpu(tmp_path) == ""
