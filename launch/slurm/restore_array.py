@@ -15,10 +15,12 @@ from launch.grid.cells import find_grid, read_restoration
 from launch.grid.snapshot import snapshot
 from launch.grid.state import held
 from launch.slurm.commands import has_slurm
+from launch.slurm.holds import describe_hold, hold_of
 from launch.slurm.jobs import RestoreTask
+from launch.slurm.relaunch import failed_launches, send_elsewhere
 from launch.slurm.resources import SlurmConfig, check_resources, read_partitions, with_profile
 from launch.slurm.sbatch import Step, check_steps, show_step
-from launch.slurm.submission import read_queue, submit_step, withdraw_left_over
+from launch.slurm.submission import Queue, read_queue, submit_step, withdraw_left_over
 from maskrestore.config.inference import RestoreConfig
 from maskrestore.config.settings import merge, read_words, validate
 from maskrestore.utils.errors import ConfigError, UserError
@@ -81,7 +83,14 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
     check_resources(resources, read_partitions())
     output = restoration.output.absolute()
     folder = output.with_name(f"{output.name}.jobs")
-    refuse_queued(restoration, folder)
+    queue, submissions = read_queue(folder)
+    if failed_launches(queue.cells.values()):
+        if settings.dry_run:
+            print("parts whose launch failed are held; this would send them to other nodes")
+            return 0
+        with held(folder):
+            return send_elsewhere(queue.cells.values(), submissions)
+    refuse_queued(restoration, queue)
     from maskrestore.inference.restore import find_out
 
     num_masks = find_out(restoration)
@@ -94,7 +103,7 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
     check_steps([step], folder, settings.parallel)
     with held(folder):
         withdraw_left_over(folder)
-        refuse_queued(restoration, folder)  # by another submit.py, since
+        refuse_queued(restoration, read_queue(folder)[0])  # by another submit.py, since
         for part in step.cells.values():
             Path(part["run"], "result.json").unlink(missing_ok=True)  # masks may have come since
         code = snapshot(folder / "code")
@@ -107,15 +116,18 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
     return 0
 
 
-def refuse_queued(restoration: RestoreConfig, folder: Path) -> None:
+def refuse_queued(restoration: RestoreConfig, queue: Queue) -> None:
     """UserError if jobs that restore into this output folder wait or run."""
-    queue, _ = read_queue(folder)
     ids = queue.ids(KIND)
-    if ids:
-        raise UserError(
-            f"output={restoration.output}: job {', '.join(ids)} is at work on it or waits for it; "
-            f"let it end, or end it: scancel {' '.join(ids)}"
-        )
+    if not ids:
+        return
+    holds = ((job, hold_of(job)) for job in queue.cells.values())
+    lines = [describe_hold(job, hold) for job, hold in holds if hold]
+    first = (
+        f"output={restoration.output}: job {', '.join(ids)} is at work on it or waits for it; "
+        f"let it end, or end it: scancel {' '.join(ids)}"
+    )
+    raise UserError("\n  ".join([first, *lines]))
 
 
 def plan_step(

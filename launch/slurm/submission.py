@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm.commands import QueuedJob, cancel, complaint_of, outside_of_jobs, queue
+from launch.slurm.resources import SlurmConfig
 from launch.slurm.sbatch import Step, make_executor, new_folder
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
@@ -29,6 +30,13 @@ class Submission:
     kind: str
     """shards, generator, cells, report or restore."""
     cells: dict[str, dict[str, Any]]
+    started_in: Path = Path()
+    """Working folder of submit.py, from which run folders count."""
+    max_idle_restarts: int = SlurmConfig().max_idle_restarts
+    slurm: dict[str, Any] | None = None
+    """What its jobs ask for, a whole SlurmConfig; None if it is older than this."""
+    parallel: int = 0
+    """Elements of the array at a time; 0 is all."""
 
     @property
     def name(self) -> str:
@@ -45,6 +53,12 @@ class Submission:
     def is_withdrawn(self) -> bool:
         """Whether its jobs must do nothing, should they start."""
         return (self.folder / WITHDRAWN).exists()
+
+    def run_of(self, job: QueuedJob) -> Path:
+        """Folder for the journal of one of its jobs: the run folder, or else its own."""
+        if not self.cells:
+            return self.folder
+        return self.started_in / str(list(self.cells.values())[job.index]["run"])
 
     def job_of(self, cell: str) -> str | None:
         """The id of a cell's job, 123 or 123_4; None if it is not here, or sbatch never was."""
@@ -66,7 +80,15 @@ def read_submissions(grid_folder: Path) -> list[Submission]:
     by_time = []
     for path in (grid_folder / "jobs").glob(f"*/{SUBMISSION}"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        submission = Submission(path.parent, content["kind"], content["cells"])
+        submission = Submission(
+            path.parent,
+            content["kind"],
+            content["cells"],
+            Path(content["folder"]),
+            content["max_idle_restarts"],
+            content.get("slurm"),
+            content.get("parallel", 0),
+        )
         by_time.append((content["time"], submission))
     return [submission for _, submission in sorted(by_time, key=lambda pair: pair[0])]
 
@@ -78,6 +100,12 @@ class Queue:
 
     cells: dict[str, QueuedJob]
     kinds: dict[str, list[QueuedJob]]
+
+    @property
+    def others(self) -> list[QueuedJob]:
+        """Those that are no cells: shards, report."""
+        runs = ("cells", "generator", "restore")
+        return [job for kind, jobs in self.kinds.items() if kind not in runs for job in jobs]
 
     def ids(self, kind: str) -> list[str]:
         """Jobs of a kind that others can depend on: whole arrays."""
@@ -126,6 +154,8 @@ def submit_step(
         "time": time.time(),
         "folder": str(Path.cwd()),
         "max_idle_restarts": step.resources.max_idle_restarts,
+        "slurm": step.resources.model_dump(mode="json"),
+        "parallel": parallel,
         "cells": step.cells,
     }
     write_atomically(folder / SUBMISSION, json.dumps(content, indent=1).encode())
@@ -139,10 +169,3 @@ def submit_step(
             "what was submitted before stays; the same command goes on from there"
         ) from error
     return str(submitted[0].job_id).partition("_")[0]
-
-
-def describe_job(job: QueuedJob) -> str:
-    """Where a cell stands that SLURM has."""
-    if job.state == "PENDING":
-        return f"queued as job {job.id} ({job.reason})"
-    return f"{job.state.lower()} as job {job.id} on {job.nodes}"

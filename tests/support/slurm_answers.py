@@ -11,6 +11,7 @@ import pytest
 from forked import ROOT
 
 from launch.grid.cells import read_grid
+from launch.slurm import commands
 from launch.slurm.handover import SubmitConfig
 
 FAKE = ROOT / "tests" / "support" / "programs" / "fake_slurm.py"
@@ -63,6 +64,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     state.mkdir()
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_SLURM", str(state))
+    commands._has_accounting.cache_clear()
     return FakeSlurm(state)
 
 
