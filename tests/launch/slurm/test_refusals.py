@@ -47,6 +47,14 @@ def test_what_cannot_be_had_is_refused_before_anything_is_submitted(
     assert slurm.jobs == []
 
 
+def test_a_path_that_slurm_would_take_for_a_pattern_is_refused(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"50%/tiny-small: SLURM reads % and .* as patterns"):
+        main([*words, f"runs={tmp_path}/50%"])
+    assert slurm.jobs == []
+
+
 def test_all_mistakes_of_a_profile_at_once(
     slurm: FakeSlurm, words: list[str], tmp_path: Path
 ) -> None:
