@@ -3,11 +3,13 @@
 watch=true        keep the table up to date, until everything is done
 logs=CELL         what the cell's first task printed; with watch=true as it goes on
 cancel=CELL,...   take cells out of SLURM's queue, running ones after a save (all: every one)
-retry=CELL,...    hand cells to SLURM again that failed or were given up
+retry=CELL,...    hand cells to SLURM again that failed or were given up, as they were handed over
+                  before, but for the words profile=, slurm.NAME= and parallel= that are given now
 
 All words of submit.py may stand here as well.
 """
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +17,9 @@ from collections.abc import Sequence
 from launch.grid.cell_table import Line, Screen, print_table
 from launch.grid.cells import CELL_KEYS, Grid, read_grid
 from launch.slurm.commands import cancel, has_slurm
-from launch.slurm.handover import SubmitConfig, submit_grid
+from launch.slurm.handover import SubmitConfig, choose_cells, submit_grid
 from launch.slurm.status_table import describe, describe_others, show_log
-from launch.slurm.submission import Queue, read_queue
+from launch.slurm.submission import Queue, Submission, read_queue, read_submissions
 from maskrestore.config.cli import run_program
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -35,7 +37,8 @@ class StatusConfig(SubmitConfig):
     cancel: str = ""
     """Cells to cancel, with commas between them; all for every one."""
     retry: str = ""
-    """Cells to hand to SLURM again, with commas between them."""
+    """Cells to hand to SLURM again, with commas between them; what they ask for is what they asked
+    for before, unless profile, slurm.NAME and parallel say otherwise."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -43,9 +46,7 @@ def main(words: Sequence[str]) -> int:
     settings, grid = read_grid(StatusConfig, words)
     on_slurm = has_slurm(settings.cluster)
     if settings.retry:
-        own = ("retry=", "watch=", "cells=")
-        others = [word for word in words if not word.startswith(own)]
-        return submit_grid([*others, f"cells={settings.retry}"])
+        return retry(words, grid, settings.retry, on_slurm)
     if settings.cancel:
         cancel_cells(grid, settings.cancel, on_slurm)
         return 0
@@ -73,7 +74,7 @@ def watch(grid: Grid, on_slurm: bool) -> int:
         while True:
             try:
                 lines, others = look(grid, on_slurm)
-                is_moving = any(line.state in ("running", "waiting") for line in lines)
+                is_moving = any(line.state in ("running", "waiting", "held") for line in lines)
             except UserError as error:  # SLURM may be back at the next look
                 lines, _ = look(grid, on_slurm=False)
                 others, is_moving = [str(error)], True
@@ -86,6 +87,23 @@ def watch(grid: Grid, on_slurm: bool) -> int:
 def status_of(lines: Sequence[Line]) -> int:
     """1 if a cell has failed."""
     return int(any(line.state in ("failed", "gave up", "ended") for line in lines))
+
+
+def retry(words: Sequence[str], grid: Grid, names: str, on_slurm: bool) -> int:
+    """Hand cells over again, those together that were handed over alike; the exit status."""
+    own = ("retry=", "watch=", "cells=")
+    others = [word for word in words if not word.startswith(own)]
+    submissions = read_submissions(grid.folder) if on_slurm else []
+    alike: dict[str, tuple[Submission | None, list[str]]] = {}
+    choose_cells(grid, names)  # all mistakes before the first is handed over
+    for name in (name.strip() for name in names.split(",")):
+        before = next((one for one in reversed(submissions) if name in one.cells), None)
+        key = json.dumps([before.slurm, before.parallel] if before else None)
+        alike.setdefault(key, (before, []))[1].append(name)
+    return max(
+        submit_grid([*others, f"cells={','.join(cells)}"], before)
+        for before, cells in alike.values()
+    )
 
 
 def cancel_cells(grid: Grid, names: str, on_slurm: bool) -> None:

@@ -29,6 +29,6 @@ def _interrupt(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
     if restore_array.is_restoration(sys.argv[1:]):  # which has other settings
-        usage = restore_array.__doc__ or ""
+        usage = restore_array.usage(sys.argv[1:])
         sys.exit(run_program(main, usage, restore_array.RestoreArrayConfig, ["part"]))
     sys.exit(run_program(main, __doc__ or "", SubmitConfig, CELL_KEYS))

@@ -20,6 +20,7 @@ STYLES = {
     "failed": "red",
     "gave up": "red",
     "ended": "red",
+    "held": "red",
     "waiting": "yellow",
     "cancelled": "",
     "stopped": "",

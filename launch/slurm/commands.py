@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -123,6 +123,23 @@ def nodes_up(partition: str) -> list[str]:
     return sorted(name for name, dead in _nodes(f"--partition={partition}") if not dead)
 
 
+def has_others(facts: Mapping[str, str], nodes: Collection[str]) -> bool:
+    """Whether the partitions of a job (facts: scontrol's of it) have enough nodes without these."""
+    needed = int(facts.get("NumNodes", "1").partition("-")[0])
+    return len(set(nodes_up(facts["Partition"])) - set(nodes)) >= needed
+
+
+def exclusion(job: str, facts: Mapping[str, str], nodes: Collection[str]) -> list[str]:
+    """The command that keeps a waiting job (facts: scontrol's of it) away from these nodes too; []
+    if it is kept from all of them."""
+    already = facts.get("ExcNodeList", "(null)")
+    known = set() if already == "(null)" else set(expand_nodes(already))
+    if set(nodes) <= known:
+        return []
+    excluded = ",".join(sorted(known | set(nodes)))
+    return ["scontrol", "update", f"JobId={job}", f"ExcNodeList={excluded}"]
+
+
 def _nodes(which: str) -> set[tuple[str, bool]]:
     """Name of each node, and whether it is down or does not answer."""
     listing = ask("sinfo", "--noheader", "--Node", which, "--format=%N %T")
@@ -135,14 +152,26 @@ def _is_dead(state: str) -> bool:
 
 def ended_states(job: str) -> list[str]:
     """State of each attempt of a job in order, as slurmdbd keeps them; [] where there is none."""
+    return [state for state, _ in _accounted(job)]
+
+
+def last_nodes(job: str) -> list[str]:
+    """Nodes that a waiting job had last, as slurmdbd keeps them; [] where there is none."""
+    lists = [nodes for _, nodes in _accounted(job) if nodes != "None assigned"]
+    return expand_nodes(lists[-1]) if lists else []
+
+
+def _accounted(job: str) -> list[tuple[str, str]]:
+    """State and nodes of each attempt of a job in order."""
     if not _has_accounting():
         return []
     command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2")
     try:
-        listing = ask(*command, f"--jobs={job}", "--format=State")
+        listing = ask(*command, f"--jobs={job}", "--format=State,NodeList")
     except UserError:
         return []
-    return [line.split()[0] for line in listing.splitlines() if line]
+    rows = (line.partition("|") for line in listing.splitlines() if line)
+    return [(state.split()[0], nodes) for state, _, nodes in rows]
 
 
 @cache  # one that is down takes many seconds to say so

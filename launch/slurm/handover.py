@@ -14,16 +14,19 @@ from launch.grid.missing_shards import check_source
 from launch.grid.snapshot import snapshot
 from launch.grid.state import check_idle, check_unchanged, describe, held, print_plan, read_state
 from launch.slurm.commands import QueuedJob, cancel, has_slurm
+from launch.slurm.holds import describe_hold, describe_job, hold_of
 from launch.slurm.plan import check_cells, check_queued, plan_steps
+from launch.slurm.relaunch import send_elsewhere
 from launch.slurm.resources import SlurmConfig, check_resources, read_partitions, with_profile
 from launch.slurm.sbatch import Step, check_steps, show_step
 from launch.slurm.submission import (
     Queue,
-    describe_job,
+    Submission,
     read_queue,
     submit_step,
     withdraw_left_over,
 )
+from maskrestore.config.settings import merge, validate
 from maskrestore.utils.errors import ConfigError
 
 
@@ -46,15 +49,18 @@ class SubmitConfig(GridSettings):
     slurm: SlurmConfig = SlurmConfig()
 
 
-def submit_grid(words: Sequence[str]) -> int:
+def submit_grid(words: Sequence[str], before: Submission | None = None) -> int:
     """Run the grid, or hand it to SLURM; 0 if every cell is done or handed over, 1 if one failed, 2
-    if the user can mend it."""
+    if the user can mend it.
+
+    before: a submission that SLURM is asked for the same as, but for what the words say of that.
+    """
     settings, grid = read_grid(SubmitConfig, words)
     cells = choose_cells(grid, settings.cells)
     check_unchanged(grid)
     check_source(settings.data)
     if has_slurm(settings.cluster):
-        resources = with_profile(settings.profile, settings.slurm)
+        settings, resources = ask_for(settings, before)
         return run_on_slurm(settings, grid, cells, resources, report_words(words))
     states = {cell.name: read_state(cell) for cell in grid.cells}
     print_plan(grid, {name: describe(state) for name, state in states.items()}, settings.data)
@@ -67,6 +73,17 @@ def submit_grid(words: Sequence[str]) -> int:
     with held(grid.folder, patience_seconds=0):
         check_idle(grid, states)
         return run_here(grid, cells, settings, settings.parallel, again, report)
+
+
+def ask_for(settings: SubmitConfig, before: Submission | None) -> tuple[SubmitConfig, SlurmConfig]:
+    """What SLURM is asked for: by the words, above those of an earlier submission if there is one
+    and they name no profile."""
+    if before is None or before.slurm is None or "profile" in settings.model_fields_set:
+        return settings, with_profile(settings.profile, settings.slurm)
+    given = settings.slurm.model_dump(exclude_unset=True)
+    if "parallel" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"parallel": before.parallel})
+    return settings, validate(SlurmConfig, merge(before.slurm, given))
 
 
 def run_on_slurm(
@@ -94,7 +111,15 @@ def run_on_slurm(
         plan = {name: describe(state) for name, state in states.items()}
         plan |= {name: describe_job(job) for name, job in queue.cells.items() if name in plan}
         print_plan(grid, plan, settings.data)
+        for job in queue.others:
+            if hold := hold_of(job):
+                print(f"  {describe_hold(job, hold)}")
         tell_removed({n: job for n, job in queue.cells.items() if n not in states}, settings)
+        if not settings.dry_run:
+            chosen = [queue.cells[cell.name] for cell in cells if cell.name in queue.cells]
+            released = send_elsewhere([*chosen, *queue.others], submissions)
+            if released:  # what depends on these is of no use now
+                return released
         steps = plan_steps(grid, waiting, queue, resources, words)
         if settings.dry_run:
             passed = [show_step(step, grid.folder, settings.parallel) for step in steps]

@@ -5,6 +5,7 @@ part of masks that are restored, "num_images" counts these:
   began     an attempt: "job", "restart", "nodes", "num_images" at its start, "code" (a snapshot)
   ended     its end: "reason", "status" if there was one, "is_crash", "num_images" saved, nodes
             at fault as "faulty"
+  held      a node could not start the job, which SLURM then held: "job", "reason", "nodes"
   excluded  the job was sent to other nodes: "nodes"
   not done  a "command" that SLURM refused: "reason"
   gave up   it is not started again: "reason"
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskrestore.utils.files import sync
+from launch.grid.state import ERROR
+from maskrestore.utils.files import sync, write_atomically
 
 JOURNAL = "attempts.jsonl"
 
@@ -54,6 +56,13 @@ def note(run: Path, event: str, **facts: Any) -> None:
                 file.write(b"\n")
         file.write(line.encode() + b"\n")
         sync(file)
+
+
+def give_up(run: Path, reason: str) -> None:
+    """Write down that the run is not started again, for people in error.txt too."""
+    note(run, "gave up", reason=reason)
+    write_atomically(run / ERROR, f"{reason}\n".encode())
+    print(reason)
 
 
 def read_journal(run: Path) -> list[Event]:
@@ -100,6 +109,17 @@ def count_idle_restarts(events: list[Event], job: str, num_images: int) -> tuple
             break
         idle, crashes = idle + 1, crashes + is_crash
     return max(0, idle - 1), max(0, crashes - 1)
+
+
+def failed_launches(events: list[Event], job: str) -> list[Event]:
+    """A job's launches that failed in a row, up to now: its holds since it last began."""
+    holds: list[Event] = []
+    for event in events:
+        if event["event"] == "began":
+            holds = []
+        elif event["event"] == "held" and event["job"] == job:
+            holds.append(event)
+    return holds
 
 
 def faulty_nodes(events: list[Event], times: int = 2) -> list[str]:

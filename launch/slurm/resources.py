@@ -20,11 +20,18 @@ def _options(lines: tuple[str, ...]) -> tuple[str, ...]:
     return lines
 
 
+def _partitions(text: str) -> str:
+    """a, b* -> a,b: sinfo marks the default partition with a star, which sbatch does not know."""
+    names = (name.strip().removesuffix("*") for name in text.split(","))
+    return ",".join(dict.fromkeys(filter(None, names)))
+
+
 class SlurmConfig(Section):
     """What each job of a run asks for (the shards and the report take a single task of it)."""
 
-    partition: str = ""
-    """Partition; empty is the cluster's default, and so with the next four."""
+    partition: Annotated[str, AfterValidator(_partitions)] = ""
+    """Partition, or several with commas between them, of which a job takes the one that starts it
+    first; empty is the cluster's default, and so with the next four."""
     account: str = ""
     """Account that is charged."""
     qos: str = ""
@@ -137,36 +144,54 @@ def _count_gpus(generic: str) -> int:
     return sum(int(e[-1]) for e in entries if e[0] == "gpu" and e[-1].isdecimal())
 
 
-def check_resources(resources: SlurmConfig, partitions: Sequence[Partition]) -> None:
-    """ConfigError with everything that no node of the partition could ever give."""
-    known = sorted({row.name for row in partitions})
-    rows = [row for row in partitions if row.name == resources.partition]
-    if not resources.partition:
-        rows = [row for row in partitions if row.is_default]
-        if not rows:
-            raise ConfigError(
-                f"slurm.partition: this cluster has no default; there are: {', '.join(known)}"
-            )
-    if not rows:
-        raise ConfigError(
-            f"slurm.partition={resources.partition}: no such partition; there are: "
-            + ", ".join(known)
-        )
-    name = rows[0].name
-    mistakes = []
-    if not any(row.is_up for row in rows):
-        mistakes.append(f"slurm.partition={name}: closed at present")
-    limits = [row.minutes for row in rows]
-    longest = None if None in limits else max(limit for limit in limits if limit is not None)
-    if longest is not None and resources.minutes > longest:
-        mistakes.append(
-            f"slurm.minutes={resources.minutes}: partition {name} allows {longest:.0f}; longer "
-            "runs are requeued and go on"
-        )
+def check_resources(resources: SlurmConfig, rows: Sequence[Partition]) -> None:
+    """ConfigError with everything that no partition of those asked for could ever give.
+
+    rows: of all partitions of the cluster. Of several partitions one that gives it all is enough.
+    """
+    partitions = _choose_partitions(resources.partition, rows)
+    lacks = [_find_lacks(resources, of_partition) for of_partition in partitions]
+    mistakes = [] if [] in lacks else [line for lines in lacks for line in lines]
+    if mistakes and len(partitions) > 1:
+        mistakes.insert(0, f"slurm.partition={resources.partition}: none of them can give it all")
     if resources.signal_seconds >= resources.minutes * 60:
         mistakes.append(
             f"slurm.signal_seconds={resources.signal_seconds}: not before a time limit of "
             f"slurm.minutes={resources.minutes}"
+        )
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def _choose_partitions(names: str, rows: Sequence[Partition]) -> list[list[Partition]]:
+    """The rows of each partition of these names; ConfigError lists those that there are."""
+    known = ", ".join(sorted({row.name for row in rows}))
+    if not names:
+        default = [row for row in rows if row.is_default]
+        if not default:
+            raise ConfigError(f"slurm.partition: this cluster has no default; there are: {known}")
+        return [default]
+    partitions = {name: [row for row in rows if row.name == name] for name in names.split(",")}
+    unknown = [name for name, of_partition in partitions.items() if not of_partition]
+    if unknown:
+        raise ConfigError(
+            f"slurm.partition={','.join(unknown)}: no such partition; there are: {known}"
+        )
+    return list(partitions.values())
+
+
+def _find_lacks(resources: SlurmConfig, rows: Sequence[Partition]) -> list[str]:
+    """What a partition, all of whose rows these are, could never give."""
+    name = rows[0].name
+    lacks = []
+    if not any(row.is_up for row in rows):
+        lacks.append(f"slurm.partition={name}: closed at present")
+    limits = [row.minutes for row in rows]
+    longest = None if None in limits else max(limit for limit in limits if limit is not None)
+    if longest is not None and resources.minutes > longest:
+        lacks.append(
+            f"slurm.minutes={resources.minutes}: partition {name} allows {longest:.0f}; longer "
+            "runs are requeued and go on"
         )
     num_cpus = resources.num_tasks_per_node * max(1, resources.cpus_per_task)
     for number, attribute, key, what in (
@@ -176,11 +201,10 @@ def check_resources(resources: SlurmConfig, partitions: Sequence[Partition]) -> 
     ):
         most = max(getattr(row, attribute) for row in rows)
         if number > most:
-            mistakes.append(
+            lacks.append(
                 f"{key}={number:g}: no node of partition {name} has more than {most:g} {what}"
             )
     num_nodes = sum(row.num_nodes for row in rows)
     if resources.nodes > num_nodes:
-        mistakes.append(f"slurm.nodes={resources.nodes}: partition {name} has {num_nodes}")
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        lacks.append(f"slurm.nodes={resources.nodes}: partition {name} has {num_nodes}")
+    return lacks

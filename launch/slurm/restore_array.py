@@ -4,6 +4,7 @@ Hands SLURM one array of jobs, each restore.py on a part of the masks, or does i
 machine. The same command again continues what is left. docs/restoring.md tells the rest.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +16,14 @@ from launch.grid.cells import find_grid, read_restoration
 from launch.grid.snapshot import snapshot
 from launch.grid.state import held
 from launch.slurm.commands import has_slurm
+from launch.slurm.holds import describe_hold, hold_of
 from launch.slurm.jobs import RestoreTask
+from launch.slurm.relaunch import failed_launches, send_elsewhere
 from launch.slurm.resources import SlurmConfig, check_resources, read_partitions, with_profile
 from launch.slurm.sbatch import Step, check_steps, show_step
-from launch.slurm.submission import read_queue, submit_step, withdraw_left_over
+from launch.slurm.submission import Queue, read_queue, submit_step, withdraw_left_over
 from maskrestore.config.inference import RestoreConfig
-from maskrestore.config.settings import merge, read_words, validate
+from maskrestore.config.settings import flatten, merge, read_words, validate
 from maskrestore.utils.errors import ConfigError, UserError
 
 KIND = "restore"
@@ -47,19 +50,33 @@ class RestoreArrayConfig(RestoreConfig):
 
 def is_restoration(words: Sequence[str]) -> bool:
     """Whether the words name a grid of this kind, which trains nothing."""
-    name = next((word.partition("=")[2] for word in words if word.startswith("grid=")), "")
     with suppress(ConfigError):  # whoever reads it in earnest says what is wrong
-        return bool(name) and read_restoration(find_grid(name)) is not None
+        given, _ = read_words(RestoreArrayConfig, words)  # of several grid= the last, as it does
+        name = given.get("grid")
+        return isinstance(name, str) and read_restoration(find_grid(name)) is not None
     return False
+
+
+def usage(words: Sequence[str]) -> str:
+    """What this program does, with what its grid file sets."""
+    given, _ = read_words(RestoreArrayConfig, words)
+    path = find_grid(given["grid"])
+    in_file = " ".join(f"{key}={value}" for key, value in flatten(read_restoration(path) or {}))
+    text = (__doc__ or "").strip()
+    return f"{text}\n\n{path.name} sets {in_file}, unless words say otherwise." if in_file else text
 
 
 def submit_restoration(words: Sequence[str]) -> int:
     """Restore, or hand it to SLURM; the exit status of restore.py, or 0 if it is handed over."""
     given, mistakes = read_words(RestoreArrayConfig, words)
-    if "part" in given:
-        mistakes.append("part: set by the array, one for each job; give parts=NUMBER")
-    path = find_grid(given.get("grid", "densify_extra"))
-    values = merge(read_restoration(path) or {}, given)
+    path = find_grid(given["grid"])
+    in_file = read_restoration(path) or {}
+    mistakes += [
+        f"{where}part: set by the array, one for each job; give parts=NUMBER"
+        for where, settings in (("", given), (f"{path.name}: ", in_file))
+        if "part" in settings
+    ]
+    values = merge(in_file, given)
     settings = validate(RestoreArrayConfig, values, mistakes)
     own = set(RestoreArrayConfig.model_fields) - set(RestoreConfig.model_fields)
     restoration = validate(
@@ -67,10 +84,24 @@ def submit_restoration(words: Sequence[str]) -> int:
     )
     if has_slurm(settings.cluster):
         return hand_over(settings, restoration)
+    return restore_here(restoration, settings.dry_run)
+
+
+def restore_here(restoration: RestoreConfig, dry_run: bool) -> int:
+    """Restore in this process; the exit status of restore.py."""
+    from launch.grid.run_here import find_devices
     from maskrestore.inference.restore import find_out, restore
 
-    print(f"{find_out(restoration)} masks, here, without SLURM")
-    return 0 if settings.dry_run else restore(restoration)
+    print(f"{find_out(restoration).num_masks} masks, here, without SLURM")
+    devices = [] if restoration.device == "cpu" else find_devices()
+    if len(devices) > 1:
+        given = restoration.model_dump(mode="json", exclude_unset=True)
+        words = shlex.join(f"{key}={value}" for key, value in given.items() if value is not None)
+        print(
+            f"this uses one of {len(devices)} GPUs; all of them: accelerate launch --multi_gpu "
+            f"--num_processes {len(devices)} restore.py {words}"
+        )
+    return 0 if dry_run else restore(restoration)
 
 
 def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
@@ -81,25 +112,38 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
     check_resources(resources, read_partitions())
     output = restoration.output.absolute()
     folder = output.with_name(f"{output.name}.jobs")
-    refuse_queued(restoration, folder)
+    queue, _ = read_queue(folder)
+    if failed_launches(queue.cells.values()):
+        if settings.dry_run:
+            print("parts whose launch failed are held; this would send them to other nodes")
+            return 0
+        with held(folder):
+            queue, submissions = read_queue(folder)  # another submit.py may have been quicker
+            return send_elsewhere(queue.cells.values(), submissions)
+    refuse_queued(restoration, queue)
     from maskrestore.inference.restore import find_out
 
-    num_masks = find_out(restoration)
-    step = plan_step(restoration, min(settings.parts, num_masks), resources, folder)
-    num_parts = len(step.jobs)
+    num_masks, left = find_out(restoration)
+    if not left:
+        print(f"nothing to submit: {num_masks} masks are restored; see {output}/summary.csv")
+        return 0
+    num_parts = min(settings.parts, num_masks)
+    parts = sorted({place % num_parts for place in left})
+    step = plan_step(restoration, parts, num_parts, resources, folder)
+    what = f"{num_masks} masks" if len(left) == num_masks else f"{len(left)} of {num_masks} masks"
     if settings.dry_run:
         has_passed = show_step(step, folder, settings.parallel)
-        print(f"{num_masks} masks in {num_parts} parts")
+        print(f"{what} in {len(parts)} parts")
         return 0 if has_passed else 2
     check_steps([step], folder, settings.parallel)
     with held(folder):
         withdraw_left_over(folder)
-        refuse_queued(restoration, folder)  # by another submit.py, since
+        refuse_queued(restoration, read_queue(folder)[0])  # by another submit.py, since
         for part in step.cells.values():
             Path(part["run"], "result.json").unlink(missing_ok=True)  # masks may have come since
         code = snapshot(folder / "code")
         job = submit_step(step, folder, code, parallel=settings.parallel)
-    print(f"job {job}: {num_masks} masks in an array of {num_parts}")
+    print(f"job {job}: {what} in an array of {len(parts)}")
     print(f"watch it: squeue --jobs={job}; logs: {folder}/jobs/*/{job}_*_log.out")
     print(
         f"the same command again restores what is left; then see {restoration.output}/summary.csv"
@@ -107,24 +151,32 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
     return 0
 
 
-def refuse_queued(restoration: RestoreConfig, folder: Path) -> None:
+def refuse_queued(restoration: RestoreConfig, queue: Queue) -> None:
     """UserError if jobs that restore into this output folder wait or run."""
-    queue, _ = read_queue(folder)
     ids = queue.ids(KIND)
-    if ids:
-        raise UserError(
-            f"output={restoration.output}: job {', '.join(ids)} is at work on it or waits for it; "
-            f"let it end, or end it: scancel {' '.join(ids)}"
-        )
+    if not ids:
+        return
+    holds = ((job, hold_of(job)) for job in queue.cells.values())
+    lines = [describe_hold(job, hold) for job, hold in holds if hold]
+    first = (
+        f"output={restoration.output}: job {', '.join(ids)} is at work on it or waits for it; "
+        f"let it end, or end it: scancel {' '.join(ids)}"
+    )
+    raise UserError("\n  ".join([first, *lines]))
 
 
 def plan_step(
-    restoration: RestoreConfig, num_parts: int, resources: SlurmConfig, folder: Path
+    restoration: RestoreConfig,
+    parts: Sequence[int],
+    num_parts: int,
+    resources: SlurmConfig,
+    folder: Path,
 ) -> Step:
-    """The array. Each part has a run folder of its own for its journal: part-0-of-8, ..."""
+    """The array of these parts of `num_parts`. Each has a run folder of its own for its journal:
+    part-0-of-8, ..."""
     jobs: list[Callable[[], Any]] = []
     cells = {}
-    for number in range(num_parts):
+    for number in parts:
         config = restoration.model_copy(update={"part": f"{number}/{num_parts}"})
         run = folder / f"part-{number}-of-{num_parts}"
         jobs.append(RestoreTask(config, run))

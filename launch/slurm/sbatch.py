@@ -29,7 +29,15 @@ class Step:
 
 
 def new_folder(grid_folder: Path, kind: str) -> Path:
-    """A folder for a submission of this kind, whose name no other job has; not made yet."""
+    """A folder for a submission of this kind, whose name no other job has; not made yet.
+
+    ConfigError if SLURM would take it for another one.
+    """
+    if set("%\\") & set(str(grid_folder.absolute())):
+        raise ConfigError(
+            f"{grid_folder.absolute()}: SLURM reads % and \\ in the path of a log as patterns; "
+            "give a folder without them"
+        )
     grid_name = re.sub(r"[^\w.+-]", "_", grid_folder.name)  # squeue lists names between commas
     return grid_folder.absolute() / "jobs" / f"{grid_name}.{kind}.{secrets.token_hex(4)}"
 

@@ -9,6 +9,7 @@ from launch.grid.cells import Cell, Grid
 from launch.grid.state import ERROR, read_state
 from launch.slurm import journal
 from launch.slurm.commands import QueuedJob, ended_states
+from launch.slurm.holds import describe_hold, hold_of
 from launch.slurm.submission import Queue, Submission, read_submissions
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -23,7 +24,9 @@ def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission
     began = [event for event in events if event["event"] == "began"]
     if began:
         nodes = ",".join(began[-1]["nodes"])
-    if job is not None:
+    if job is not None and (hold := hold_of(job)):
+        kind, nodes, note = "held", "", describe_hold(job, hold)
+    elif job is not None:
         kind, nodes = ("waiting", "") if job.state == "PENDING" else ("running", job.nodes)
         note = f"job {job.id}" + (f" waits: {job.reason}" if kind == "waiting" else "")
         note += f", {job.state.lower()}" if job.state not in ("PENDING", "RUNNING") else ""
@@ -32,6 +35,9 @@ def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission
     ends = [event for event in events if event["event"] == "ended"]
     if job is not None and ends:
         note += f"; last attempt: {ends[-1]['reason']}"
+    launches = journal.failed_launches(events, job.id) if job is not None else []
+    if launches:
+        note += f"; could not be started {len(launches)} times"
     away = sorted({node for e in events if e["event"] == "excluded" for node in e["nodes"]})
     if away:
         note += f"; kept away from {', '.join(away)}, which failed it twice"
@@ -63,12 +69,13 @@ def describe_end(
 
 def describe_others(queue: Queue) -> list[str]:
     """The jobs that are not cells, a line each."""
-    return [
-        f"{kind}: job {job.id} {job.state.lower()} ({job.reason})"
-        for kind, jobs in queue.kinds.items()
-        if kind not in ("cells", "generator")
-        for job in jobs
-    ]
+    lines = []
+    for kind, jobs in queue.kinds.items():
+        for job in jobs if kind not in ("cells", "generator") else ():
+            hold = hold_of(job)
+            text = f"job {job.id} {job.state.lower()} ({job.reason})"
+            lines.append(f"{kind}: {describe_hold(job, hold) if hold else text}")
+    return lines
 
 
 def find_log(grid: Grid, name: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm.commands import QueuedJob, cancel, complaint_of, outside_of_jobs, queue
+from launch.slurm.resources import SlurmConfig
 from launch.slurm.sbatch import Step, make_executor, new_folder
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
@@ -31,6 +32,13 @@ class Submission:
     cells: dict[str, dict[str, Any]]
     order: tuple[int, float] = (0, 0.0)
     """Its number among the grid's, and when it was made."""
+    started_in: Path = Path()
+    """Working folder of submit.py, from which run folders count."""
+    max_idle_restarts: int = SlurmConfig().max_idle_restarts
+    slurm: dict[str, Any] | None = None
+    """What its jobs ask for, a whole SlurmConfig; None if it is older than this."""
+    parallel: int = 0
+    """Elements of the array at a time; 0 is all."""
 
     @property
     def name(self) -> str:
@@ -47,6 +55,12 @@ class Submission:
     def is_withdrawn(self) -> bool:
         """Whether its jobs must do nothing, should they start."""
         return (self.folder / WITHDRAWN).exists()
+
+    def run_of(self, job: QueuedJob) -> Path:
+        """Folder for the journal of one of its jobs: the run folder, or else its own."""
+        if not self.cells:
+            return self.folder
+        return self.started_in / str(list(self.cells.values())[job.index]["run"])
 
     def job_of(self, cell: str) -> str | None:
         """The id of a cell's job, 123 or 123_4; None if it is not here, or sbatch never was."""
@@ -68,9 +82,18 @@ def read_submissions(grid_folder: Path) -> list[Submission]:
     submissions = []
     for path in (grid_folder / "jobs").glob(f"*/{SUBMISSION}"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        # Those of earlier versions have the time alone, which a clock that is set back disorders.
-        order = content.get("number", 0), content["time"]
-        submissions.append(Submission(path.parent, content["kind"], content["cells"], order))
+        submission = Submission(
+            path.parent,
+            content["kind"],
+            content["cells"],
+            # Those of earlier versions have the time alone, which a clock set back disorders.
+            (content.get("number", 0), content["time"]),
+            Path(content["folder"]),
+            content["max_idle_restarts"],
+            content.get("slurm"),
+            content.get("parallel", 0),
+        )
+        submissions.append(submission)
     return sorted(submissions, key=lambda submission: submission.order)
 
 
@@ -81,6 +104,12 @@ class Queue:
 
     cells: dict[str, QueuedJob]
     kinds: dict[str, list[QueuedJob]]
+
+    @property
+    def others(self) -> list[QueuedJob]:
+        """Those that are no cells: shards, report."""
+        runs = ("cells", "generator", "restore")
+        return [job for kind, jobs in self.kinds.items() if kind not in runs for job in jobs]
 
     def ids(self, kind: str) -> list[str]:
         """Jobs of a kind that others can depend on: whole arrays."""
@@ -131,6 +160,8 @@ def submit_step(
         "time": time.time(),
         "folder": str(Path.cwd()),
         "max_idle_restarts": step.resources.max_idle_restarts,
+        "slurm": step.resources.model_dump(mode="json"),
+        "parallel": parallel,
         "cells": step.cells,
     }
     write_atomically(folder / SUBMISSION, json.dumps(content, indent=1).encode())
@@ -144,10 +175,3 @@ def submit_step(
             "what was submitted before stays; the same command goes on from there"
         ) from error
     return str(submitted[0].job_id).partition("_")[0]
-
-
-def describe_job(job: QueuedJob) -> str:
-    """Where a cell stands that SLURM has."""
-    if job.state == "PENDING":
-        return f"queued as job {job.id} ({job.reason})"
-    return f"{job.state.lower()} as job {job.id} on {job.nodes}"

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from launch.grid.state import ERROR
 from launch.slurm import journal
-from launch.slurm.commands import ask, expand_nodes, job_facts, nodes_up
+from launch.slurm.commands import ask, exclusion, expand_nodes, has_others, job_facts
 from launch.slurm.ending import WORDLESS, describe_end, find_cause, is_cancelled, is_requeued
 from launch.slurm.journal import USER_MISTAKE, Attempt, Event
 from launch.slurm.resources import SlurmConfig
@@ -29,7 +29,6 @@ from launch.slurm.submission import SUBMISSION, WITHDRAWN
 from maskrestore.config.cli import RESUME_STATUS
 from maskrestore.runs.provenance import ROOT
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.files import write_atomically
 
 Answer = TypeVar("Answer")
 
@@ -189,9 +188,7 @@ def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
         return False
     last = next(event["reason"] for event in reversed(events) if event["event"] == "ended")
     reason = f"no progress in {idle} restarts from {attempt.unit} {saved}; the last one: {last}"
-    journal.note(attempt.run, "gave up", reason=reason)
-    write_atomically(attempt.run / ERROR, f"{reason}\n".encode())
-    print(reason)
+    journal.give_up(attempt.run, reason)
     return True
 
 
@@ -200,8 +197,7 @@ def nodes_to_leave(attempt: Attempt, events: list[Event]) -> list[str]:
     faulty = journal.faulty_nodes(events)
     if not faulty:
         return []
-    others = set(nodes_up(job_facts(attempt.job)["Partition"])) - set(faulty)
-    return faulty if len(others) >= len(attempt.nodes) else []
+    return faulty if has_others(job_facts(attempt.job), faulty) else []
 
 
 def requeue(attempt: Attempt, away_from: list[str]) -> int:
@@ -210,13 +206,10 @@ def requeue(attempt: Attempt, away_from: list[str]) -> int:
     SLURM ends this very process for it, so everything is on disk by now. It starts the job again as
     soon as all its processes are gone.
     """
-    already = job_facts(attempt.job).get("ExcNodeList", "(null)")
-    known = set() if already == "(null)" else set(expand_nodes(already))
     commands = [["scontrol", "requeue", attempt.job]]
-    if set(away_from) - known:
+    if excluding := exclusion(attempt.job, job_facts(attempt.job), away_from):
         journal.note(attempt.run, "excluded", nodes=away_from)
-        nodes = ",".join(sorted(known | set(away_from)))
-        commands.append(["scontrol", "update", f"JobId={attempt.job}", f"ExcNodeList={nodes}"])
+        commands.append(excluding)
     # The second command must be through before SLURM, which begins with SIGTERM, insists.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for command in commands:

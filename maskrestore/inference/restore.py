@@ -94,10 +94,23 @@ def restore(config: RestoreConfig) -> int:
     return 2 if not_restored else 0
 
 
-def find_out(config: RestoreConfig) -> int:
-    """Find out beforehand what `restore` would refuse; returns how many masks there are, of all
-    parts. Raises ConfigError or UserError for what the user can mend."""
-    return len(_plan(config, read_run(config)).masks)
+class Outlook(NamedTuple):
+    """What there is to be restored. left: places, in the list of all masks, of those not done."""
+
+    num_masks: int
+    left: list[int]
+
+
+def find_out(config: RestoreConfig) -> Outlook:
+    """Find out beforehand what `restore` would refuse, and what is left, in all parts. Raises
+    ConfigError or UserError for what the user can mend."""
+    plan = _plan(config, read_run(config))
+    folder = OutputFolder(config.output, config.part, 0, plan.identity)
+    folder.check(plan.masks, config.augment, config.overwrite)
+    done = folder.done(plan.masks, config.augment)
+    return Outlook(
+        len(plan.masks), [place for place, mask in enumerate(plan.masks) if mask.name not in done]
+    )
 
 
 def _make_accelerator(config: RestoreConfig, run: RunConfig) -> Accelerator:

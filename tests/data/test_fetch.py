@@ -23,7 +23,7 @@ from maskrestore.data.manifest import read_manifest
 from maskrestore.data.shard_folder import find_bad_shards
 from maskrestore.utils.errors import UserError
 
-READING = ROOT / "tests" / "support" / "programs" / "reading.py"
+READING = ROOT / "tests" / "programs" / "reading.py"
 FIRST = "train-000000.tar"
 
 __all__ = ["server"]  # a fixture

@@ -15,7 +15,7 @@ from maskrestore.distributed.engine import State
 from maskrestore.distributed.processes import make_accelerator
 from maskrestore.training.setup import make_engine
 
-PROGRAM = Path(__file__).parents[1] / "support" / "programs" / "engines.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "engines.py"
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 CLIP = "training.max_gradient_norm=0.5"
 FROM, BREAK, TO, BAD = 0, 4, 6, [1, 2]

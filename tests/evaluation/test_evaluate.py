@@ -144,8 +144,8 @@ def test_a_mixture_of_damages_is_told_apart() -> None:
 
 @pytest.mark.slow
 def test_uneven_processes_give_the_figures_of_one(tmp_path: Path) -> None:
-    program = ROOT / "tests" / "support" / "programs" / "evaluating.py"
-    helpers = {"PYTHONPATH": str(program.parents[1])}
+    program = ROOT / "tests" / "programs" / "evaluating.py"
+    helpers = {"PYTHONPATH": str(ROOT / "tests" / "support")}
     ranks = start_ranks([str(tmp_path)], 2, program=program, environment=helpers)
     # Each share twice: the second time with the features of all real images known beforehand.
     alone = 2 * [figures_of(itertools.chain(*share)) for share in SHARES]

@@ -11,9 +11,10 @@ import pytest
 from forked import ROOT
 
 from launch.grid.cells import read_grid
+from launch.slurm import commands
 from launch.slurm.handover import SubmitConfig
 
-FAKE = ROOT / "tests" / "support" / "programs" / "fake_slurm.py"
+FAKE = ROOT / "tests" / "programs" / "fake_slurm.py"
 COMMANDS = ("sbatch", "squeue", "sinfo", "scancel", "sacct", "scontrol", "srun")
 SIZES = {
     "data": {"size": "32x64", "num_train": 8, "num_val": 4},
@@ -63,6 +64,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     state.mkdir()
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_SLURM", str(state))
+    commands._has_accounting.cache_clear()
     return FakeSlurm(state)
 
 

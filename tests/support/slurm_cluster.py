@@ -18,7 +18,7 @@ from tiny_runs import TINY, losses_of
 
 SCRIPT = ROOT / "slurm" / "cluster.sh"
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
-SLOW = ROOT / "tests" / "support" / "programs" / "slow_steps.py"
+SLOW = ROOT / "tests" / "programs" / "slow_steps.py"
 
 
 class Cluster:

@@ -35,7 +35,7 @@ from launch.dashboards.panels import Panel, read_panels
 pytestmark = [pytest.mark.slow, needs_prometheus]
 
 MONITORING = ROOT / "configs" / "monitoring"
-PROGRAM = ROOT / "tests" / "support" / "programs" / "sick.py"
+PROGRAM = ROOT / "tests" / "programs" / "sick.py"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 RARELY = ("training.checkpoint_images=100000", "training.evaluate_images=100000")
 PACE = 0.25

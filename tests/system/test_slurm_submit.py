@@ -22,7 +22,7 @@ def test_submit_killed_at_its_phases_and_two_at_once(
 ) -> None:
     """Held jobs, so that the queue can be looked at; in the end the cell is let go."""
     words = [*grid.words, *two_nodes(1), "slurm.sbatch=[--hold]"]
-    program = ROOT / "tests" / "support" / "programs" / "killed_submit.py"
+    program = ROOT / "tests" / "programs" / "killed_submit.py"
     for number in range(15, 200, 6):
         done = subprocess.run(
             [sys.executable, str(program), str(number), *words],

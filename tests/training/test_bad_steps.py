@@ -12,7 +12,7 @@ from maskrestore.config.run import load_config
 from maskrestore.data.loader import training_batches
 from maskrestore.models.weights import load_weights
 
-POISONED = ROOT / "tests" / "support" / "programs" / "poisoned.py"
+POISONED = ROOT / "tests" / "programs" / "poisoned.py"
 SMALL = ("loss=ce", "training.batch_size=4", "training.log_images=16", "training.num_images=96")
 
 pytestmark = pytest.mark.slow

@@ -30,7 +30,7 @@ from shards.write import WriteConfig, write_shards
 STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=48")
 LONG = (*STEPS, "loss=ce", "training.num_images=240", "training.learning_rate=1e-3")
 
-PROGRAMS = ROOT / "tests" / "support" / "programs"
+PROGRAMS = ROOT / "tests" / "programs"
 HURRIED, FULL = (PROGRAMS / f"{name}.py" for name in ("hurried", "full"))
 """train.py in an hour of need."""
 

@@ -66,6 +66,10 @@ class OutputFolder:
             self._tell(facts, before.get("commits", []) if before and is_same else [])
             return held.pop_all()
 
+    def check(self, masks: Sequence[MaskFile], augment: bool, overwrite: bool) -> None:
+        """Raise the UserErrors of `claim` for what lies in the folder, and leave it as it is."""
+        self._check(masks, augment, overwrite)
+
     def _check(
         self, masks: Sequence[MaskFile], augment: bool, overwrite: bool
     ) -> tuple[dict[str, Any] | None, bool]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -243,7 +244,7 @@ def test_killed_at_any_call_it_orphans_nothing_and_doubles_nothing(
 ) -> None:
     """SIGKILL before or after renames and programs of a submission (every ninth moment); then the
     same words again leave every cell in the queue once, with all that its job needs."""
-    program = ROOT / "tests" / "support" / "programs" / "killed_submit.py"
+    program = ROOT / "tests" / "programs" / "killed_submit.py"
     num_kills = 0
     for number in range(1, 400, 9):
         done = subprocess.run(

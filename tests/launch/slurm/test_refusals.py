@@ -47,6 +47,14 @@ def test_what_cannot_be_had_is_refused_before_anything_is_submitted(
     assert slurm.jobs == []
 
 
+def test_a_path_that_slurm_would_take_for_a_pattern_is_refused(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"50%/tiny-small: SLURM reads % and .* as patterns"):
+        main([*words, f"runs={tmp_path}/50%"])
+    assert slurm.jobs == []
+
+
 def test_all_mistakes_of_a_profile_at_once(
     slurm: FakeSlurm, words: list[str], tmp_path: Path
 ) -> None:
@@ -101,6 +109,41 @@ def test_a_wrong_cell_stops_the_grid_before_anything_is_submitted(
     grid.write_text("rows:\n  a: {task: densify, loss: ce}\n  b: {task: densfy}\n")
     with pytest.raises(ConfigError, match=r"wrong\.yaml: cell b: task"):
         main([*(word for word in words if not word.startswith("grid=")), f"grid={grid}"])
+    assert slurm.jobs == []
+
+
+@pytest.mark.parametrize("more", ["gpu,cpu", "cpu, gpu*", "closed,cpu", "gpu*", "cpu,,cpu,"])
+def test_one_of_several_partitions_that_fits_is_enough(
+    slurm: FakeSlurm, words: list[str], more: str
+) -> None:
+    """Names as sinfo prints them, too; the closed one has too few cores besides."""
+    resources = [f"slurm.partition={more}", "slurm.gpus_per_node=0", "slurm.cpus_per_task=64"]
+    assert main([*words, *resources]) == 0
+    expected = {"gpu,cpu": "gpu,cpu", "cpu, gpu*": "cpu,gpu", "closed,cpu": "closed,cpu"}
+    expected |= {"gpu*": "gpu", "cpu,,cpu,": "cpu"}
+    assert {job["options"]["partition"] for job in slurm.jobs} == {expected[more]}
+
+
+def test_several_partitions_of_which_none_fits_are_told_by_what_each_lacks(
+    slurm: FakeSlurm, words: list[str]
+) -> None:
+    too_much = ["slurm.gpus_per_node=4", "slurm.nodes=8", "training.batch_size=32"]
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "slurm.partition=gpu,cpu,closed", *too_much])
+    assert str(caught.value).splitlines() == [
+        "slurm.partition=gpu,cpu,closed: none of them can give it all",
+        "slurm.nodes=8: partition gpu has 6",
+        "slurm.gpus_per_node=4: no node of partition cpu has more than 0 GPUs",
+        "slurm.partition=closed: closed at present",
+        "slurm.minutes=240: partition closed allows 60; longer runs are requeued and go on",
+        "slurm.gpus_per_node=4: no node of partition closed has more than 0 GPUs",
+        "slurm.tasks_per_node x slurm.cpus_per_task=4: no node of partition closed has more than "
+        "2 cores",
+        "slurm.nodes=8: partition closed has 1",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "slurm.partition=gpu,gpus,cpus"])
+    assert "slurm.partition=gpus,cpus: no such partition; there are: closed" in str(caught.value)
     assert slurm.jobs == []
 
 

@@ -36,6 +36,7 @@ def test_help_tells_its_own_settings() -> None:
         "  parts = 8",
         "  slurm.partition",
         "Restore masks: python launch/",
+        "densify_extra.yaml sets parts=16, unless words say otherwise.",
     ):
         assert text in shown
     for text in ("  part =", "training.batch_size"):

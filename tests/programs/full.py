@@ -7,4 +7,4 @@ from pathlib import Path
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-runpy.run_path(str(Path(__file__).parents[3] / "train.py"), run_name="__main__")
+runpy.run_path(str(Path(__file__).parents[2] / "train.py"), run_name="__main__")

@@ -93,12 +93,18 @@ def squeue(words: list[str]) -> None:
             print(name_of(job), job["name"], job["state"], job["reason"], job["nodes"], sep="|")
 
 
-def scontrol(words: list[str]) -> None:
+def scontrol(words: list[str]) -> int:
     if words[:2] == ["show", "hostnames"]:
         print("\n".join(words[2].split(",")))
     elif "show" in words:  # facts.json: what it tells of the job
         facts = json.loads((STATE / "facts.json").read_text())
         print(*(f"{key}={value}" for key, value in facts.items()))
+    elif (STATE / "refused").exists() and words[-1] == (STATE / "refused").read_text():
+        return complain("Access/permission denied for job " + words[-1])
+    elif words[0] == "release":
+        jobs = read_jobs()
+        write_jobs([job | {"reason": "None"} if name_of(job) == words[1] else job for job in jobs])
+    return 0
 
 
 def scancel(words: list[str]) -> None:
@@ -106,7 +112,11 @@ def scancel(words: list[str]) -> None:
 
 
 def sacct(words: list[str]) -> int:
-    return complain("Slurm accounting storage is disabled")
+    if not (STATE / "accounting.json").exists():  # state and nodes of each attempt, of any job
+        return complain("Slurm accounting storage is disabled")
+    attempts = json.loads((STATE / "accounting.json").read_text())
+    print("\n".join(f"{state}|{nodes}" for state, nodes in attempts))
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,4 +20,4 @@ class Hurried:
 
 
 run_folder.time = Hurried()  # type: ignore[assignment]
-runpy.run_path(str(Path(__file__).parents[3] / "train.py"), run_name="__main__")
+runpy.run_path(str(Path(__file__).parents[2] / "train.py"), run_name="__main__")
