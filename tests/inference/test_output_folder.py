@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from forked import ROOT, run_program, start_program
 from masks import SIZE, draw_image, draw_mask, make_run, read, restore, rows_of, words_of
 from PIL import Image
+from processes import PATIENCE, wait_until
 from tiny_runs import free_port, run_ranks
 
 from maskrestore.config.inference import RestoreConfig
@@ -140,11 +140,9 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(run: Path, tmp_p
         draw_mask(tmp_path / f"in/{number:03}.png", seed=number)
     words = words_of(run, tmp_path / "in", tmp_path / "out", "batch_size=1")
     process = start_program([str(ROOT / "restore.py"), *words])
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("out/*_confidence.png"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until("masks", lambda: len(list(tmp_path.glob("out/*_confidence.png"))) >= 3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
     assert "stopped as asked; the same command goes on" in errors
     assert not list(tmp_path.rglob("*.partial"))

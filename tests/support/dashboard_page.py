@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from forked import ROOT
+from processes import PATIENCE
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
@@ -91,7 +92,7 @@ def start_dashboard(
     try:
         while True:
             try:
-                line = lines.get(timeout=60)
+                line = lines.get(timeout=PATIENCE)
             except Empty:
                 line = None
             assert line is not None, "\n".join(said)
@@ -167,7 +168,7 @@ def texts(driver: Driver, selector: str) -> list[str]:
 
 
 def wait_in_page(
-    driver: Driver, what: str, condition: Callable[[], Any], seconds: float = 30
+    driver: Driver, what: str, condition: Callable[[], Any], seconds: float = PATIENCE
 ) -> Any:
     """The first true value of `condition`, which may be asked while the page changes."""
     wait = WebDriverWait(driver, seconds, 0.1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forked import Process
+from processes import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -44,7 +45,7 @@ def by_label(series: Series, name: str, label: str) -> dict[str, float]:
 def wait_for(folder: Path, number: int, ranks: Sequence[Process], **least: float) -> list[Series]:
     """The series of each of `number` targets, in the order of their files, as soon as the first one
     that has them has values of at least so much."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         ended = [rank for rank in ranks if rank.poll() is not None]
         assert not ended, ended[0].communicate()[1]

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 300.0
+"""Seconds until what does not come is said to hang: many times what it takes on a quiet machine,
+since tests run side by side and their machine has others to serve. No test is about speed."""
 
-def wait_until(what: str, condition: Callable[[], Any], seconds: float = 30) -> Any:
+
+def wait_until(what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """The first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forked import ROOT
+from processes import PATIENCE
 from tiny_runs import TINY, losses_of
 
 SCRIPT = ROOT / "slurm" / "cluster.sh"
@@ -41,7 +42,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=self.environment | more,
-            timeout=180,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -63,7 +64,7 @@ class Cluster:
     def launch(self, program: str, *words: str, status: int = 0) -> str:
         """All that launch/PROGRAM prints, which must end with this status."""
         process = self.start(program, *words)
-        output, errors = process.communicate(timeout=180)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == status, output + errors
         return output + errors
 
@@ -90,7 +91,7 @@ class Cluster:
         nodes = self.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
         return self.run("scontrol", "show", "hostnames", nodes).split()
 
-    def wait(self, what: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Until it is true; what it then is."""
         deadline = time.monotonic() + seconds
         while not (answer := what()):
@@ -101,7 +102,7 @@ class Cluster:
             time.sleep(0.2)
         return answer
 
-    def wait_until_empty(self, seconds: float = 240) -> None:
+    def wait_until_empty(self, seconds: float = PATIENCE) -> None:
         """Until no job is left."""
         self.wait(lambda: not self.queue(), seconds)
 

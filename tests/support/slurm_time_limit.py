@@ -43,10 +43,10 @@ def hit_two_time_limits(cluster: Cluster, grid: TinyGrid) -> None:
         seen = grid.num_images()
         cluster.wait(lambda seen=seen: grid.num_images() > seen)
         let_time_run_out(cluster, job := cluster.job(grid))
-        cluster.wait(lambda hits=hits: len(grid.events("ended")) == hits, 240)
+        cluster.wait(lambda hits=hits: len(grid.events("ended")) == hits)
         cluster.run("scontrol", "update", f"jobid={job}", "timelimit=20")
     pace.write_text("0.0")
-    cluster.wait(lambda: len(grid.events("ended")) == 3, 240)
+    cluster.wait(lambda: len(grid.events("ended")) == 3)
 
 
 def let_time_run_out(cluster: Cluster, job: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forked import ROOT, Process, run_program, start_program
+from processes import PATIENCE
 
 TINY = (
     "data.size=32x64",
@@ -90,7 +91,7 @@ def start_ranks(
     return ranks
 
 
-def end_of(ranks: Sequence[Process], timeout: float = 120) -> tuple[list[int], list[str]]:
+def end_of(ranks: Sequence[Process], timeout: float = 2 * PATIENCE) -> tuple[list[int], list[str]]:
     """Exit status and stderr of each; a process that hangs fails the test."""
     deadline = time.monotonic() + timeout
     try:
@@ -108,7 +109,7 @@ def run_ranks(words: list[str], number: int, **more: Any) -> tuple[list[int], li
 
 def wait_until(condition: Callable[[], bool], ranks: Sequence[Process]) -> None:
     """Until the condition holds while all processes live."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         ended = [rank for rank in ranks if rank.poll() is not None]

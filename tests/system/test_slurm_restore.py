@@ -44,7 +44,7 @@ def start_by_hand(cluster: Cluster, folder: Path, array: str) -> None:
     words = words_of(run, source, folder / "out", "batch_size=1")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     cluster.run("sbatch", *options, str(ROOT / "slurm" / "restore.sbatch"), *words, PATH=path)
-    cluster.wait(lambda: list((folder / "out").glob("*0_restored.png")), 240)
+    cluster.wait(lambda: list((folder / "out").glob("*0_restored.png")))
 
 
 def test_the_parts_of_an_array_are_the_whole(cluster: Cluster, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_p
             return all(count > goal for count, goal in zip(counts, goals, strict=True))
 
         cluster.launch("submit.py", *words)
-        cluster.wait(have_gone_on, 240)
+        cluster.wait(have_gone_on)
 
     submit()
     cluster.run("scancel", *(job for job, *_ in cluster.queue()))

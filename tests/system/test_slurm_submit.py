@@ -158,7 +158,7 @@ def test_the_sbatch_template_with_accelerate_launch(
     template = [*options, f"--chdir={ROOT}", str(ROOT / "slurm" / "train.sbatch"), *words]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     cluster.run("sbatch", *template, PROCESSES="2", PATH=path)
-    cluster.wait(lambda: grid.num_images() >= 8, 240)
+    cluster.wait(lambda: grid.num_images() >= 8)
     cluster.run("scancel", "--signal=USR2", cluster.queue()[0][0])
     cluster.wait_until_empty()
     assert (grid.run / "result.json").is_file(), log.read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ROOT, run_program
+from processes import PATIENCE
 from tiny_runs import (
     ENGINES,
     Words,
@@ -195,7 +196,7 @@ def test_a_process_that_stands_still_ends_the_others_with_all_stacks(
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 4, ranks)
     ranks[1].send_signal(signal.SIGSTOP)
     try:
-        _, error = ranks[0].communicate(timeout=60)
+        _, error = ranks[0].communicate(timeout=PATIENCE)
     finally:
         ranks[1].kill()
         ranks[1].communicate()

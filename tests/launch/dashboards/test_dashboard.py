@@ -12,7 +12,7 @@ import pytest
 from dashboard_page import metrics_of, needs_prometheus, start_dashboard
 from dashboard_runs import RESULT, make_run, states, without_prometheus
 from forked import ROOT
-from processes import children_of, is_alive, wait_until
+from processes import PATIENCE, children_of, is_alive, wait_until
 from tiny_runs import free_port
 
 from launch.dashboards.prometheus_server import derive_config
@@ -151,7 +151,7 @@ def test_nothing_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
 def test_a_second_dashboard_of_the_same_runs_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch" / "dashboard.py"), f"runs={tmp_path}", "port=0"]
     with start_dashboard(tmp_path) as first:
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert first.query("vector(1)")
     assert second.returncode == 2
     [message] = second.stderr.splitlines()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_until
 from terminal import HIDDEN, SHOWN, UP, Terminal, plain
 
 from launch.grid.local_queue import run_queue
@@ -43,7 +44,6 @@ def test_the_queue_runs_every_job_and_never_more_than_there_are_slots(tmp_path: 
             self.path = path
 
         def __call__(self, devices: str) -> None:
-            import time
             from pathlib import Path
 
             began = time.time()
@@ -130,11 +130,8 @@ SLEEPERS = """
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, whole_group: bool) -> None:
     program = [sys.executable, "-c", textwrap.dedent(SLEEPERS), str(tmp_path)]
     process = subprocess.Popen(program, start_new_session=True)
-    deadline = time.monotonic() + 30
-    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.1)  # the file is there before its content
+    files = [tmp_path / name for name in "ab"]
+    wait_until("both", lambda: all(file.exists() and file.read_text() for file in files))
     pids = [int((tmp_path / name).read_text()) for name in "ab"]
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
 

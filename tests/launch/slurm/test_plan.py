@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from forked import ROOT
+from processes import PATIENCE
 from slurm_answers import FakeSlurm, finish, folder_of, slurm, words
 
 from launch.slurm.submission import read_submissions
@@ -219,7 +220,7 @@ def submit_process(words: list[str], **environment: str) -> "subprocess.Popen[st
 def test_two_at_once_submit_each_cell_once(slurm: FakeSlurm, words: list[str]) -> None:
     both = [submit_process(words) for _ in range(2)]
     for process in both:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output + errors
     assert slurm.kinds() == ["shards", "generator", "cells", "cells", "cells", "report"]
 
@@ -234,7 +235,7 @@ def test_another_submit_at_work_is_waited_for(
     assert process.poll() is None
     assert slurm.jobs == []
     held.close()
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
 
 
