@@ -52,7 +52,7 @@ SICKNESSES = {
     ("MaskrestoreStraggler", "straggling"),
     ("MaskrestoreTargetDown", "killed"),
 }
-PATIENCE = {
+PENDING = {
     "MaskrestoreCheckpointTooOld": "30s",
     "MaskrestoreTargetDown": "10s",
     "MaskrestoreStalled": "30s",
