@@ -13,6 +13,7 @@ from launch.grid.cells import CELL_KEYS
 from launch.slurm import restore_array
 from launch.slurm.handover import SubmitConfig, submit_grid
 from maskrestore.config.cli import run_program
+from maskrestore.config.settings import docstring
 
 
 def main(words: Sequence[str]) -> int:
@@ -29,6 +30,6 @@ def _interrupt(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
     if restore_array.is_restoration(sys.argv[1:]):  # which has other settings
-        usage = restore_array.__doc__ or ""
+        usage = docstring(restore_array)
         sys.exit(run_program(main, usage, restore_array.RestoreArrayConfig, ["part"]))
-    sys.exit(run_program(main, __doc__ or "", SubmitConfig, CELL_KEYS))
+    sys.exit(run_program(main, __doc__, SubmitConfig, CELL_KEYS))

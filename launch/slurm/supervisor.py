@@ -30,6 +30,7 @@ from maskrestore.config.cli import RESUME_STATUS
 from maskrestore.runs.provenance import ROOT
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
+from maskrestore.utils.streams import set_up_streams
 
 Answer = TypeVar("Answer")
 
@@ -229,4 +230,5 @@ def requeue(attempt: Attempt, away_from: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    set_up_streams()
     sys.exit(main(sys.argv[1:]))
