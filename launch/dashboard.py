@@ -153,4 +153,4 @@ def look_after(board: Dashboard, prometheus: PrometheusServer | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", DashboardSettings))
+    sys.exit(run_program(main, __doc__, DashboardSettings))

@@ -13,4 +13,4 @@ from launch.results.write_report import write_report as main
 from maskrestore.config.cli import run_program
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", ReportSettings, CELL_KEYS))
+    sys.exit(run_program(main, __doc__, ReportSettings, CELL_KEYS))

@@ -123,4 +123,4 @@ def cancel_cells(grid: Grid, names: str, on_slurm: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", StatusConfig, CELL_KEYS))
+    sys.exit(run_program(main, __doc__, StatusConfig, CELL_KEYS))

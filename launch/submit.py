@@ -31,4 +31,4 @@ if __name__ == "__main__":
     if restore_array.is_restoration(sys.argv[1:]):  # which has other settings
         usage = restore_array.usage(sys.argv[1:])
         sys.exit(run_program(main, usage, restore_array.RestoreArrayConfig, ["part"]))
-    sys.exit(run_program(main, __doc__ or "", SubmitConfig, CELL_KEYS))
+    sys.exit(run_program(main, __doc__, SubmitConfig, CELL_KEYS))

@@ -1,4 +1,4 @@
-"""python shards/verify.py DIR: re-reads a shard folder and says everything that is wrong with it.
+"""Re-read a shard folder and say everything that is wrong with it: python shards/verify.py DIR
 
 Uses the standard library's tarfile and knows nothing of the loader, so that the two check each
 other. Exit status 0 if all is sound, 2 if not.
@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from maskrestore.config.cli import run_program
 from maskrestore.data.file_names import is_hidden
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sample import MEMBERS, Sample, decode
 from maskrestore.utils.errors import UserError
 from shards.sources.source import unknown_ids
-
-USAGE = "usage: python shards/verify.py DIR"
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
@@ -55,21 +54,10 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; returns its exit status."""
-    if {"-h", "--help"} & set(arguments):
-        print(f"{__doc__}\n{USAGE}")
-        return 0
+    """The program; returns its exit status. Raises UserError without a readable manifest."""
     if len(arguments) != 1:
-        print(USAGE, file=sys.stderr)
-        return 2
-    try:
-        problems, summaries = verify(Path(arguments[0]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        raise UserError("give one folder: python shards/verify.py DIR")
+    problems, summaries = verify(Path(arguments[0]))
     print("\n".join(summaries))
     if problems:
         print(f"{arguments[0]}: {len(problems)} problems", file=sys.stderr)
@@ -154,4 +142,4 @@ def _sample(sample: Sample, height: int, width: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program(main, __doc__, schema=None))

@@ -236,4 +236,4 @@ def _link_to_run() -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, __doc__ or "", GrafanaSettings))
+    sys.exit(run_program(main, __doc__, GrafanaSettings))

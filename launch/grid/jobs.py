@@ -8,6 +8,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import validate
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 from maskrestore.utils.launcher import forget_launchers
+from maskrestore.utils.streams import set_up_streams
 from maskrestore.utils.system import set_up_torch
 
 
@@ -19,6 +20,7 @@ class TrainJob:
 
     def __call__(self, devices: str) -> str | None:
         """Run on `devices` (CUDA_VISIBLE_DEVICES; "" is the CPU); the user's mistake, or None."""
+        set_up_streams()
         # submitit ignores this signal. Training listens to it, and saves; before and after that
         # its default action is the right end, since whatever is on disk is whole at any moment.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

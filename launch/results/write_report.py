@@ -40,19 +40,21 @@ def write_report(words: Sequence[str]) -> int:
     rows = read_rows(grid)
     table = make_table(grid, rows)
     files: dict[str, bytes] = {}
+    texts: dict[str, str] = {}
     if settings.format != "html":
         texts = {"md": markdown(table), "tex": latex(table), "csv": flat(rows)}
         files |= {f"{grid.name}.{ending}": text.encode() for ending, text in texts.items()}
         figure = draw_figure(grid)
         if figure is not None:
             files["figure2.png"] = figure
-        print(texts["md"])
     if settings.format != "text":
         shared = [word for word in words if not word.startswith("format=")]
         files[f"{grid.name}.html"] = html_report(grid, rows, table, shared).encode()
     for name, content in files.items():
         write_atomically(grid.folder / name, content)
-        print(grid.folder / name)
+    if texts:
+        print(texts["md"])
+    print(*(grid.folder / name for name in files), sep="\n")
     if settings.format != "html" and "figure2.png" not in files:
         print("no figure: no cell has pictures yet")
     left_out = further_seeds(grid)

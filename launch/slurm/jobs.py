@@ -19,6 +19,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import validate
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 from maskrestore.utils.files import write_atomically
+from maskrestore.utils.streams import set_up_streams
 from maskrestore.utils.system import set_up_torch
 
 MENDABLE = (ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, EROFS, ENOSPC, EDQUOT)
@@ -46,6 +47,7 @@ class Task(ABC):
 
     def __call__(self) -> NoReturn:
         """Do it on what SLURM gives to this task."""
+        set_up_streams()
         # Until the work listens for them: nothing is to be saved yet, so go back into the queue.
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, lambda *_: os._exit(RESUME_STATUS))

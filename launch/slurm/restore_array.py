@@ -5,6 +5,7 @@ machine. The same command again continues what is left. docs/restoring.md tells 
 """
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from launch.slurm.resources import SlurmConfig, check_resources, read_partitions
 from launch.slurm.sbatch import Step, check_steps, show_step
 from launch.slurm.submission import Queue, read_queue, submit_step, withdraw_left_over
 from maskrestore.config.inference import RestoreConfig
-from maskrestore.config.settings import flatten, merge, read_words, validate
+from maskrestore.config.settings import docstring, flatten, merge, read_words, validate
 from maskrestore.utils.errors import ConfigError, UserError
 
 KIND = "restore"
@@ -62,7 +63,7 @@ def usage(words: Sequence[str]) -> str:
     given, _ = read_words(RestoreArrayConfig, words)
     path = find_grid(given["grid"])
     in_file = " ".join(f"{key}={value}" for key, value in flatten(read_restoration(path) or {}))
-    text = (__doc__ or "").strip()
+    text = docstring(sys.modules[__name__]).strip()
     return f"{text}\n\n{path.name} sets {in_file}, unless words say otherwise." if in_file else text
 
 

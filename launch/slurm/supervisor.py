@@ -29,6 +29,7 @@ from launch.slurm.submission import SUBMISSION, WITHDRAWN
 from maskrestore.config.cli import RESUME_STATUS
 from maskrestore.runs.provenance import ROOT
 from maskrestore.utils.errors import UserError
+from maskrestore.utils.streams import set_up_streams
 
 Answer = TypeVar("Answer")
 
@@ -222,4 +223,5 @@ def requeue(attempt: Attempt, away_from: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    set_up_streams()
     sys.exit(main(sys.argv[1:]))

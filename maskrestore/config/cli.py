@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
-from maskrestore.config.settings import Section, describe
+from maskrestore.config.settings import Section, describe, docstring
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 from maskrestore.utils.launcher import is_first_of_machine, is_first_process
+from maskrestore.utils.streams import set_up_streams, why_words_are_lost
 from maskrestore.utils.system import set_up_torch
 
 RESUME_STATUS = 75
@@ -19,30 +20,33 @@ of sysexits.h)."""
 
 def run_program(
     main: Callable[[Sequence[str]], int | None],
-    usage: str,
-    schema: type[Section],
+    usage: str | None,
+    schema: type[Section] | None,
     hidden: Collection[str] = (),
 ) -> int:
     """Exit status of `main(words of the command line)`.
 
-    --help prints usage and schema, less the `hidden` settings. ConfigError, UserError and failures
+    --help prints usage (None: the program's docstring) and schema, less the `hidden` settings; a
+    program without settings has no schema. ConfigError, UserError and failures
     of the file system (a full disk, a folder without permission) become one message on stderr and
     status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130; a reader of
     our output that has gone, as in `| head`, is what a shell makes of SIGPIPE, 141, without a word.
     """
+    set_up_streams()
     set_up_torch()
     words = sys.argv[1:]
     try:
         if {"-h", "--help", "help"} & set(words):
-            print(
-                usage.strip()
-                + "\n\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n"
-            )
-            print(describe(schema, hidden=hidden))
+            print((docstring(sys.modules["__main__"]) if usage is None else usage).strip())
+            if schema is not None:
+                print("\nSettings, as key=value (config=NAME reads configs/NAME.yaml):\n")
+                print(describe(schema, hidden=hidden))
             status = 0
         else:
             status = main(words) or 0
         sys.stdout.flush()
+        if lost := why_words_are_lost():
+            print(f"stdout cannot be written: {lost.strerror}; the work is done", file=sys.stderr)
         return status
     except ConfigError as error:
         if is_first_of_machine():  # every process of a machine finds the same mistakes

@@ -1,9 +1,13 @@
 """Settings as words `key=value` and YAML: checks that report every mistake with its remedy."""
 
+import ast
 import difflib
+import inspect
 import re
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
@@ -137,7 +141,7 @@ def describe(schema: type[Section], prefix: str = "", hidden: Collection[str] = 
             continue
         default = field.default
         if isinstance(default, Section):
-            heading = " ".join((type(default).__doc__ or "").split())
+            heading = " ".join(docstring(type(default)).split())
             lines += ["", f"{prefix}{name}: {heading}", describe(type(default), f"{prefix}{name}.")]
             continue
         choices = get_args(field.annotation) if _is_literal(field.annotation) else ()
@@ -146,6 +150,14 @@ def describe(schema: type[Section], prefix: str = "", hidden: Collection[str] = 
         lines.append(f"  {prefix}{name}{shown}" + (f"  ({kind})" if kind else ""))
         lines.append("      " + " ".join((field.description or "").split()))
     return "\n".join(lines)
+
+
+def docstring(documented: ModuleType | type) -> str:
+    """Of a module or class. `python -OO` drops them, but --help is made of them."""
+    if documented.__doc__:
+        return documented.__doc__
+    node: Any = ast.parse(textwrap.dedent(inspect.getsource(documented)))
+    return ast.get_docstring(node if isinstance(documented, ModuleType) else node.body[0]) or ""
 
 
 def _is_literal(annotation: Any) -> bool:

@@ -1,10 +1,15 @@
 """A folder of shards: its samples by number, checked when a shard is opened."""
 
+import errno
 import hashlib
 import os
+import resource
 import sys
 import threading
-from collections.abc import Collection, Iterable
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +52,8 @@ class ShardFolder:
             raise UserError(
                 f"{folder}: split {split!r} is empty{without}; write it again with more samples"
             )
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, _OpenShard] = OrderedDict()  # last used, last
+        self._checked: dict[int, tuple[int, ...]] = {}
         self._failures: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -56,34 +62,95 @@ class ShardFolder:
 
     def __getitem__(self, index: int) -> Sample:
         number, key, members = self._index[index]
-        file = self._open(number)
         try:
-            return decode(
-                key, {name: os.pread(file, size, at) for name, (at, size) in members.items()}
-            )
+            with self._opened(number) as file:
+                parts = {name: os.pread(file, size, at) for name, (at, size) in members.items()}
+            return decode(key, parts)
         except (OSError, ValueError) as error:
             path = self.folder / self.shards[number]["name"]
             raise UserError(f"shard {path} cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the shard files."""
-        for file in self._files.values():
-            os.close(file)
+        for shard in self._files.values():
+            os.close(shard.file)
         self._files.clear()
 
-    def _open(self, number: int) -> int:
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[int]:
+        """File descriptor of a shard, which stays open meanwhile, and afterwards while fewer than
+        most_open others are."""
         with self._lock:
             if number in self._failures:  # other threads have waited for the same shard
                 raise UserError(self._failures[number])
             if number not in self._files:
-                try:
-                    file = open_checked(self.folder, self.shards[number], self.url)
-                except UserError as error:
-                    message = f"{error}, or leave it out: data.bad_shards=skip"
-                    self._failures[number] = message
-                    raise UserError(message) from error
-                self._files[number] = file
-            return self._files[number]
+                self._close_unused(most_open() - 1)
+                self._files[number] = _OpenShard(self._open(number))
+            shard = self._files[number]
+            self._files.move_to_end(number)
+            shard.num_readers += 1
+        try:
+            yield shard.file
+        finally:
+            with self._lock:
+                shard.num_readers -= 1
+
+    def _close_unused(self, num_kept: int) -> None:
+        """Close those that nobody has used for longest, until so few are open."""
+        for number, shard in list(self._files.items()):
+            if len(self._files) <= num_kept:
+                break
+            if not shard.num_readers:
+                os.close(shard.file)
+                del self._files[number]
+
+    def _open(self, number: int) -> int:
+        """Open a shard, and check it unless it is the file that was checked before."""
+        shard = self.shards[number]
+        if number in self._checked:
+            with suppress(UserError):  # it is gone: open_checked fetches it, or says so
+                file = _open_for_reading(self.folder / shard["name"])
+                if _identity(file) == self._checked[number]:
+                    return file
+                os.close(file)
+        try:
+            file = open_checked(self.folder, shard, self.url)
+        except UserError as error:
+            message = f"{error}, or leave it out: data.bad_shards=skip"
+            self._failures[number] = message
+            raise UserError(message) from error
+        self._checked[number] = _identity(file)
+        return file
+
+
+@dataclass
+class _OpenShard:
+    file: int
+    num_readers: int = 0
+
+
+def most_open() -> int:
+    """Shards of one folder that are open at a time: a quarter of the files that this process may
+    open, since it reads two folders, and libraries have files and connections of their own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if soft == resource.RLIM_INFINITY else max(1, min(soft // 4, 4096))
+
+
+def _identity(file: int) -> tuple[int, ...]:
+    facts = os.fstat(file)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _open_for_reading(path: Path) -> int:
+    """Raises UserError if it cannot be opened."""
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        reason = error.strerror
+        if error.errno == errno.EMFILE:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            reason = f"this process has all {soft} files open that it may; ulimit -n {hard}"
+        raise UserError(f"shard {path} cannot be read: {reason}") from error
 
 
 def open_checked(folder: Path, shard: dict[str, Any], url: str = "") -> int:
@@ -91,11 +158,12 @@ def open_checked(folder: Path, shard: dict[str, Any], url: str = "") -> int:
     path = folder / shard["name"]
     if url and not path.exists():
         fetch(folder, url, shard["name"], shard)
+    file = _open_for_reading(path)
     try:
-        file = os.open(path, os.O_RDONLY)
         with open(file, "rb", closefd=False) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
+        os.close(file)
         raise UserError(f"shard {path} cannot be read: {error.strerror}") from error
     size = os.fstat(file).st_size
     if (size, digest) != (shard["num_bytes"], shard["sha256"]):

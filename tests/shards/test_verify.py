@@ -3,15 +3,24 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from maskrestore.config.cli import run_program
 from maskrestore.config.settings import parse
-from shards.verify import main
+from shards import verify
 from shards.write import WriteConfig, write_shards
+
+
+def main(words: list[str]) -> int:
+    """Exit status of `python shards/verify.py WORDS`, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["verify.py", *words])
+        return run_program(verify.main, verify.__doc__, schema=None)
 
 
 @pytest.fixture(scope="module")
