@@ -33,6 +33,7 @@ BENCHMARKS = {
     "evaluation": "evaluation",
     "startup": "startup",
     "telemetry": "telemetry",
+    "neighbour": "neighbour",
 }
 """Name of the table -> module and its settings. Those that take longer (resume, scaling) or are
 not figures of speed are run by themselves: benchmarks/README.md."""
