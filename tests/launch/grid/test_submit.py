@@ -215,7 +215,16 @@ def test_wrong_words_end_with_status_2_and_no_traceback(words: list[str]) -> Non
 
 
 @pytest.mark.slow
-def test_submit_runs_a_tiny_grid_for_real(words: list[str], tmp_path: Path) -> None:
+def test_submit_runs_a_tiny_grid_for_real(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a shell that is one of two tasks, and where a launcher's variables were left: each cell
+    # is alone all the same.
+    step = {"STEP_NUM_TASKS": "2", "PROCID": "0", "LOCALID": "0", "JOB_ID": "7", "STEP_ID": "0"}
+    for name, value in step.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     path = tmp_path / "small.yaml"
     path.write_text(
         "rows:\n  synthesis: {task: synthesis}\n  densify-none: {task: densify, loss: none}\n"
