@@ -132,6 +132,7 @@ def run_on_slurm(
         for cell in cells
         if cell.name in queue.cells
         and queue.cells[cell.name].state == "COMPLETING"
+        and not hold_of(queue.cells[cell.name])
         and states[cell.name].kind != "done"
     ]
     if ending:

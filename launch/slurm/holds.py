@@ -16,26 +16,20 @@ class Hold:
 
 
 _ELSEWHERE, _RELEASE = "the same submit.py again sends it elsewhere", "scontrol release JOB"
-_PUT_BACK = Hold("put back to be looked at", _RELEASE)
 HOLDS = {
     "launch failed requeued held": Hold("its launch failed", _ELSEWHERE, True),
     "JobHoldMaxRequeue": Hold("its launch failed too often", _ELSEWHERE, True),
     "JobHeldUser": Hold("by its owner", _RELEASE),
     "JobHeldAdmin": Hold("by an administrator", f"ask one of them for {_RELEASE}"),
-    "job requeued in held state": _PUT_BACK,
+    "job requeued in held state": Hold("put back to be looked at", _RELEASE),
     "BadConstraints": Hold("no node has what it asks for", "scancel JOB; submit with less"),
 }
 """By the reason that squeue gives; newer ones write _ for a space."""
-HELD_STATES = ("SPECIAL_EXIT", "REQUEUE_HOLD")
-"""Of jobs that `scontrol requeuehold`, or a status that the cluster watches for, put back."""
 
 
 def hold_of(job: QueuedJob) -> Hold | None:
-    """Why the job is held, if it is."""
-    if job.state in HELD_STATES:
-        return _PUT_BACK
-    hold = HOLDS.get(job.reason.strip("()").replace("_", " "))
-    return hold if job.state == "PENDING" else None
+    """Why the job is held, if it is; what runs has no such reason."""
+    return HOLDS.get(job.reason.replace("_", " "))
 
 
 def describe_hold(job: QueuedJob, hold: Hold) -> str:

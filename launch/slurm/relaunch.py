@@ -43,22 +43,25 @@ def _relaunch(job: QueuedJob, submission: Submission) -> int:
     """0, or 1 if it is given up."""
     folder = submission.run_of(job)
     folder.mkdir(parents=True, exist_ok=True)
-    nodes = last_nodes(job.id)
-    journal.note(folder, "held", job=job.id, reason=job.reason, nodes=nodes)
-    holds = journal.failed_launches(journal.read_journal(folder), job.id)
-    everywhere = sorted({node for hold in holds for node in hold["nodes"]})
+    facts = job_facts(job.id)
+    had = last_nodes(job.id)
+    # Of several it may have been any. SLURM has drained that one, and chooses others by itself.
+    hold = {"job": job.id, "reason": job.reason, "nodes": had if len(had) == 1 else []}
+    holds = [*journal.failed_launches(journal.read_journal(folder), job.id), hold]
+    nodes = sorted({node for hold in holds for node in hold["nodes"]})
     if len(holds) > submission.max_idle_restarts:
-        where = f", on {', '.join(everywhere)}" if everywhere else ""
-        reason = f"job {job.id} could not be started {len(holds)} times{where}: {job.reason}"
         cancel([job.id])
+        journal.note(folder, "held", **hold)
+        where = f", on {', '.join(nodes)}" if nodes else ""
+        reason = f"job {job.id} could not be started {len(holds)} times{where}: {job.reason}"
         journal.give_up(folder, reason)
         return 1
-    facts = job_facts(job.id)
     # Where there are no others it waits, until somebody has mended the node.
-    away = everywhere if has_others(facts, everywhere) else []
+    away = nodes if has_others(facts, nodes) else []
     if command := exclusion(job.id, facts, away):
         ask(*command)
     ask("scontrol", "release", job.id)
+    journal.note(folder, "held", **hold)
     where = f", away from {', '.join(away)}" if away else ""
     print(f"job {job.id} was held ({job.reason}): released{where}")
     return 0
