@@ -10,6 +10,7 @@ from typing import Any
 
 from maskrestore.config.cli import end_process, run_program
 from maskrestore.config.run import RunConfig, load_config
+from maskrestore.distributed.places import num_processes
 from maskrestore.runs.figures import FIGURES, KIND_FIGURES
 from maskrestore.runs.resume_check import differing_keys, read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
@@ -26,6 +27,7 @@ def main(words: Sequence[str]) -> None:
         raise UserError(f"run={given['run']} is not the folder of a run: it has no config.yaml")
     started = read_run_config(saved)
     config = load_config([f"config={saved}", *words])
+    num_processes()  # what is wrong with them is said before torch is imported
     changed = [
         key
         for key in differing_keys(started, config)

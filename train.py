@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from maskrestore.config.cli import end_process, run_program
 from maskrestore.config.run import RunConfig, load_config
+from maskrestore.distributed.places import num_processes
 from maskrestore.utils.launcher import is_first_process
 
 
 def main(words: Sequence[str]) -> None:
     """Parse, train, and say where the result is."""
     config = load_config(words)
+    num_processes()  # what is wrong with them is said before torch is imported
 
     from maskrestore.training.loop import train
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
 from maskrestore.distributed.devices import device_identity, sees_gpu, unusable_gpu
-from maskrestore.distributed.gathering import find_place, gather_processes, num_processes
+from maskrestore.distributed.gathering import gather_processes
 from maskrestore.distributed.launchers import refused, take_told, without_effect
+from maskrestore.distributed.places import find_place, num_processes
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 from maskrestore.utils.launcher import is_first_process
 

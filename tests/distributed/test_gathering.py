@@ -9,7 +9,7 @@ from forked import ROOT, start_program
 from tiny_runs import Words, free_port
 
 from maskrestore.config.run import load_config
-from maskrestore.distributed.gathering import join_slurm_step
+from maskrestore.distributed.places import join_slurm_step
 from maskrestore.distributed.processes import make_accelerator
 from maskrestore.utils.errors import ConfigError
 from maskrestore.utils.launcher import forget_launchers, is_first_process

@@ -12,7 +12,7 @@ from forked import ROOT, start_program
 from tiny_runs import Words, end_of, free_port, listens, run_train, wait_until
 
 from maskrestore.config.run import load_config
-from maskrestore.distributed.gathering import first_host, join_slurm_step
+from maskrestore.distributed.places import first_host, join_slurm_step
 from maskrestore.distributed.processes import make_accelerator
 from maskrestore.utils.errors import ConfigError, UserError
 
