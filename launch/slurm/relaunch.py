@@ -44,9 +44,9 @@ def _relaunch(job: QueuedJob, submission: Submission) -> int:
     folder = submission.run_of(job)
     folder.mkdir(parents=True, exist_ok=True)
     facts = job_facts(job.id)
-    # Of several nodes that the job had, the one whose slurmd was to start its shell.
-    host = facts.get("BatchHost")
-    hold = {"job": job.id, "reason": job.reason, "nodes": [host] if host else last_nodes(job.id)}
+    had = last_nodes(job.id)
+    # Of several it may have been any. SLURM has drained that one, and chooses others by itself.
+    hold = {"job": job.id, "reason": job.reason, "nodes": had if len(had) == 1 else []}
     holds = [*journal.failed_launches(journal.read_journal(folder), job.id), hold]
     nodes = sorted({node for hold in holds for node in hold["nodes"]})
     if len(holds) > submission.max_idle_restarts:

@@ -176,6 +176,11 @@ def test_a_job_that_nothing_else_could_take_is_released_to_wait_for_its_node(
     assert main(words) == 0
     assert changes(slurm) == [["release", "102"]]
     hold(slurm, "generator")
+    attempts = [("REQUEUED", "n1,n2"), ("PENDING", "None assigned")]  # one of them, nobody tells
+    (slurm.folder / "accounting.json").write_text(json.dumps(attempts))
+    assert main(words) == 0
+    assert changes(slurm)[-1] == ["release", "102"]
+    hold(slurm, "generator")
     (slurm.folder / "accounting.json").unlink()  # nobody tells where it was
     assert main(words) == 0
     assert changes(slurm)[-1] == ["release", "102"]
