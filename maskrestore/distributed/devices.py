@@ -64,4 +64,7 @@ def _complaint() -> str:
 def device_identity() -> str:
     """The GPU that this process takes, by machine and number: no other may have it as well."""
     index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
-    return f"{socket.gethostname()} {torch.cuda.get_device_properties(index).uuid}"
+    name = str(torch.cuda.get_device_properties(index).uuid)
+    if not name.strip("0-"):  # a virtual one may have no number of its own
+        name = f"{index} of CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+    return f"{socket.gethostname()} GPU {name}"
