@@ -59,7 +59,8 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         from maskrestore.distributed.zero import make_plugin
 
         plugin = make_plugin(config, size, use_cpu)
-    if place is not None:
+    # Some come together once, and then do several runs after one another.
+    if place is not None and not torch.distributed.is_initialized():
         gather_processes(place, backend, "" if use_cpu else device_identity(), patience(config))
     # "no": precision is the settings', whatever `accelerate launch --mixed_precision` says.
     # cpu=True would make Accelerate forget DeepSpeed, which finds the CPU by itself.

@@ -224,7 +224,7 @@ def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid) -> None:
     assert cluster.queue() == before
     cluster.control("kill", "slurmdbd")
     try:
-        assert "1 waiting" in cluster.launch("status.py", *words)
+        assert "1 held" in cluster.launch("status.py", *words)
         cluster.launch("status.py", *words, "cancel=cell")
         cluster.wait(lambda: not [job for job in cluster.queue() if ".cells." in job[1]])
         assert "cell" in cluster.launch("status.py", *words, status=1)
