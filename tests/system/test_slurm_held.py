@@ -13,7 +13,8 @@ def test_a_cell_that_meets_its_own_remains_is_sent_to_another_node(
     """Its node is told to be down while its slurmd lives, and comes back before its task has saved:
     SLURM starts the job there once more, calls it a duplicate, and holds it."""
     asked = ["slurm.nodes=1", "slurm.tasks_per_node=2", "profile=cpu"]
-    words = [*grid.slow(0.3, save=10.0), *asked]
+    rarely = "training.checkpoint_images=80"  # each save takes its ten seconds
+    words = [*grid.slow(0.3, save=10.0), *asked, rarely]
     cluster.launch("submit.py", *words)
     cluster.wait(lambda: grid.num_images() >= 8)
     job = cluster.job(grid)
