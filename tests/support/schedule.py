@@ -13,11 +13,13 @@ WAITING = {
     "tests/launch/results/test_page": "watched",
     "tests/distributed/": "engines",
     "tests/training/test_resume": "engines",
+    "tests/monitoring/": "exporters",
 }
 """Start of a file's name -> group: the files of one group run one after the other, on one worker.
 
 They share a cluster, or a browser, and mostly wait; or they drive DeepSpeed, whose processes spin
-while they wait for each other: one such crowd at a time. The first start that fits counts."""
+while they wait for each other: one such crowd at a time; or they look for free ports in the same
+places. The first start that fits counts."""
 MAKES_WAY = 10
 """Niceness of what computes: the tests of a group have clocks of their own, alerts and time limits,
 that would take a busy machine for a sick run."""
