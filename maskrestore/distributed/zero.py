@@ -65,16 +65,16 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
 
 
 def _settings(config: RunConfig, num_processes: int) -> dict[str, Any]:
-    training, wanted = config.training, config.distributed
+    training, distributed = config.training, config.distributed
     parts = num_processes * training.accumulation
     zero: dict[str, Any] = {
-        "stage": wanted.zero_stage,
+        "stage": distributed.zero_stage,
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
         "stage3_prefetch_bucket_size": BUCKET,
         "stage3_param_persistence_threshold": 10_000,
     }
-    if wanted.offload_optimizer:
+    if distributed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     kinds = {"bf16": "bfloat16", "fp16": "float16"}
     return {
@@ -86,8 +86,8 @@ def _settings(config: RunConfig, num_processes: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         # As under DDP: operations in half precision, weights and optimizer in float32.
         "torch_autocast": {
-            "enabled": wanted.precision in kinds,
-            "dtype": kinds.get(wanted.precision, "bfloat16"),
+            "enabled": distributed.precision in kinds,
+            "dtype": kinds.get(distributed.precision, "bfloat16"),
         },
         "steps_per_print": 2**62,
     }
@@ -146,8 +146,8 @@ class Sharded:
             group["lr"] = learning_rate
         if self._stage:
             self._engine.step()  # leaves out what is not finite, and calls its norm inf
-            found = self._engine.get_global_grad_norm()
-            norm = torch.as_tensor(found, dtype=torch.float32, device=self._engine.device)
+            told = self._engine.get_global_grad_norm()  # a number, or a tensor
+            norm = torch.as_tensor(told, dtype=torch.float32, device=self._engine.device)
         else:  # the bare optimizer, which has no such guard
             gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
             if self._scaling:

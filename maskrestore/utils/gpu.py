@@ -44,8 +44,8 @@ def driver_version(root: Path = ROOT) -> str:
     """Version of the machine's NVIDIA driver, such as 535.104.05; "" if nothing tells it."""
     told = _match(r"NVRM version:.*?\s(\d+\.[\d.]+)", root / "proc/driver/nvidia/version")
     lines = _ask_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
-    asked = [line.strip() for line in lines if re.fullmatch(r"\d+\.[\d.]+", line.strip())]
-    return told or (asked[0] if asked else "")
+    versions = [line.strip() for line in lines if re.fullmatch(r"\d+\.[\d.]+", line.strip())]
+    return told or (versions[0] if versions else "")
 
 
 def _match(pattern: str, path: Path) -> str:

@@ -245,12 +245,12 @@ def test_shards_that_cannot_be_fetched_are_left_out(
 ) -> None:
     (server.folder / FIRST).unlink()
     config = config_for(tmp_path / "cache", server.url)
-    found = [find_bad_shards(config.data, ("train", "val"), rank, 2) for rank in range(2)]
-    assert sorted(found, key=len) == [set(), {FIRST}]
+    bad_of_ranks = [find_bad_shards(config.data, ("train", "val"), rank, 2) for rank in range(2)]
+    assert sorted(bad_of_ranks, key=len) == [set(), {FIRST}]
     assert f"left out: {server.url}/{FIRST}: curl: refused by the server" in capsys.readouterr().err
     assert server.requests[FIRST] == 3
     assert files_of(tmp_path / "cache") == files_of(server.folder)  # all others were fetched
-    batches = training_batches(config, 0, 0, 1, found[0] | found[1])
+    batches = training_batches(config, 0, 0, 1, bad_of_ranks[0] | bad_of_ranks[1])
     seen = {key for batch in islice(batches, 6) for key in batch.keys}
     batches.close()
     assert len(seen) == 12

@@ -77,8 +77,8 @@ def test_cells_that_were_handed_over_differently_are_so_again(
         status([*words, "retry=densify-none,densify-cee"])
     assert options_of_cells(slurm) == []
     assert status([*words, "retry=densify-ce, densify-none"]) == 0
-    asked = {(job["time"], job.get("gpus-per-node")) for job in options_of_cells(slurm)}
-    assert asked == {("33", None), ("55", "2")}
+    resources = {(job["time"], job.get("gpus-per-node")) for job in options_of_cells(slurm)}
+    assert resources == {("33", None), ("55", "2")}
     assert slurm.kinds().count("report") == 1
 
 
