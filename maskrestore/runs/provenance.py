@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,27 @@ CODE = ("maskrestore/*.py", "launch/*.py", "shards/*.py", "configs/*.yaml", ":(g
 def commit() -> str | None:
     """The commit of this code, with +dirty for uncommitted changes; None outside a repository and
     outside a snapshot of one."""
-    described: str | None = facts()["commit"]
-    return described
+    copied = ROOT / PROVENANCE
+    if copied.is_file():
+        recorded: str | None = json.loads(copied.read_text(encoding="utf-8"))["commit"]
+        return recorded
+    described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
+    return described.decode().strip() or None
 
 
 def facts() -> dict[str, Any]:
     """ "commit" of this code (of a copy: that of the repository it was copied from), "python", and
     "packages" (name -> version) as they are here."""
-    copied = ROOT / PROVENANCE
-    if copied.is_file():
-        commit = json.loads(copied.read_text(encoding="utf-8"))["commit"]
-    else:
-        described = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty")
-        commit = described.decode().strip() or None
-    packages = {package.name: package.version for package in distributions() if package.name}
-    return {
-        "commit": commit,
-        "python": platform.python_version(),
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
-    }
+    return {"commit": commit(), "python": platform.python_version(), "packages": _packages()}
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Name -> version, in the order of names."""
+    # Each look at `metadata` (or `name`, or `version`) reads and parses a file of the package.
+    every = (package.metadata for package in distributions())
+    packages = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
+    return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 
 def torch_version() -> str:
