@@ -104,7 +104,7 @@ class Case:
     def _ours(self, name: str, features: Path | None) -> float:
         began = time.perf_counter()
         known = None if features is None else load_weights(features)["real"]
-        segmentation = SegmentationMetrics().to(self.device)
+        segmentation = SegmentationMetrics()
         distances = ImageDistances("inception", self.weights, known).to(self.device)
         with torch.no_grad():
             for at in range(0, self.config.num_images, self.config.batch_size):

@@ -159,10 +159,19 @@ def gather_objects(accelerator: Accelerator, value: Result) -> list[Result]:
     return list(gather_object([value]))
 
 
+def gather_parts(parts: list[Result]) -> list[Result]:
+    """The parts of all processes, in their order, on all; for those who know no accelerator."""
+    if not torch.distributed.is_initialized():
+        return parts
+    of_processes: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(of_processes, parts)
+    return [part for of_process in of_processes for part in of_process]
+
+
 def broadcast_object(value: Result) -> Result:
     """The main process's value, on all."""
-    [found] = broadcast_object_list([value])
-    return cast(Result, found)
+    [of_main] = broadcast_object_list([value])
+    return cast(Result, of_main)
 
 
 def gather_tensor(accelerator: Accelerator, value: Tensor) -> Tensor:

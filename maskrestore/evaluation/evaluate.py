@@ -54,7 +54,7 @@ def evaluate(
     if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
-    segmentation = None if config.task == "synthesis" else SegmentationMetrics().to(device)
+    segmentation = None if config.task == "synthesis" else SegmentationMetrics()
     distances = None
     if image_generator is not None:
         weights = config.evaluation.inception_weights

@@ -1,4 +1,4 @@
-"""Distances between sets of images, on torchmetrics: FID and KID, or the same on other features.
+"""Distances between sets of images: FID and KID, or the same on other features.
 
 They gather over all processes in `compute`; processes may have seen different numbers of samples,
 or none. docs/evaluation.md gives the reason for each choice.
@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
-from torchmetrics import Metric
-from torchmetrics.image.kid import poly_mmd
-from torchmetrics.utilities import dim_zero_cat
 
+from maskrestore.distributed.processes import gather_parts
 from maskrestore.models.perceptual import Lite0Embedding
 from maskrestore.models.weights import load_weights
 from maskrestore.utils.errors import UserError
@@ -23,7 +21,7 @@ DISTANCE_NAMES = {"inception": ("fid", "kid"), "lite0": ("fd_lite0", "kd_lite0")
 """Names of the Frechet and kernel distance by feature network. Only Inception's are FID and KID."""
 
 
-class ImageDistances(Metric):
+class ImageDistances(nn.Module):
     """Frechet and kernel distance between the features of real and synthesised images.
 
     features: inception (FID and KID; weights is their file, none downloads it) or lite0 (fd_lite0
@@ -31,10 +29,6 @@ class ImageDistances(Metric):
     float32 [N,D], if they are known beforehand; `update` then does not look at real images. Raises
     UserError if the weights cannot be had or are not Inception's.
     """
-
-    full_state_update = False
-    real: list[Tensor]
-    synthesized: list[Tensor]
 
     def __init__(
         self,
@@ -51,33 +45,33 @@ class ImageDistances(Metric):
         # Convolutions and above all pooling are much faster so, and compute the same.
         self.network.to(memory_format=torch.channels_last)
         self.num_features = int(self.network.num_features)
-        # Flat, because torchmetrics lets a process that saw no image take part with an empty 1-D
-        # tensor, which cannot be gathered together with 2-D ones.
-        if known is None:
-            self.add_state("real", [], dist_reduce_fx="cat")
-        self.add_state("synthesized", [], dist_reduce_fx="cat")
+        self._real: list[Tensor] = []
+        self._synthesized: list[Tensor] = []
 
     def update(self, real: Tensor, synthesized: Tensor) -> None:
         """Add the features of a batch; both uint8 [B,3,H,W]."""
         if self.known is None:
-            self.real.append(self.network(real).float().flatten())
-        self.synthesized.append(self.network(synthesized).float().flatten())
+            self._real.append(self.network(real).float())
+        self._synthesized.append(self.network(synthesized).float())
 
     def compute(self) -> dict[str, Any]:
         """The two distances by name, None for fewer than 2 images, and num_samples."""
-        synthesized = self._rows(self.synthesized)
-        real = self._rows(self.real) if self.known is None else self.known.to(synthesized)
+        synthesized = self._rows(self._synthesized)
+        real = self._rows(self._real) if self.known is None else self.known.to(synthesized)
         self.all_real = real.float().cpu()
         values: tuple[float | None, ...] = (None, None)
         if len(synthesized) > 1:
-            # All images at once: the unbiased estimate needs no random subsets.
-            kernel = poly_mmd(real, synthesized)
-            values = (float(frechet_distance(real, synthesized)), float(kernel))
+            values = (
+                float(frechet_distance(real, synthesized)),
+                float(kernel_distance(real, synthesized)),
+            )
         return {**dict(zip(self.names, values, strict=True)), "num_samples": len(synthesized)}
 
-    def _rows(self, state: list[Tensor]) -> Tensor:
-        flat: Tensor = dim_zero_cat(state) if len(state) else torch.empty(0)
-        return flat.double().view(-1, self.num_features)
+    def _rows(self, batches: list[Tensor]) -> Tensor:
+        """Those of all processes, float64 [N,D] on the device of the network."""
+        device = next(self.network.parameters()).device
+        rows = gather_parts([batch.cpu() for batch in batches])
+        return torch.cat([torch.empty(0, self.num_features), *rows]).to(device).double()
 
 
 class InceptionEmbedding(nn.Module):
@@ -141,3 +135,20 @@ def frechet_distance(real: Tensor, synthesized: Tensor) -> Tensor:
     spread = root_x.square().sum() + root_y.square().sum() - 2 * shared
     distance: Tensor = (mean_x - mean_y).square().sum() + spread
     return distance
+
+
+def kernel_distance(real: Tensor, synthesized: Tensor) -> Tensor:
+    """Squared MMD of features [N,D] and [M,D], N, M > 1, by the kernel (x.y / D + 1)^3.
+
+    Binkowski et al. 2018, Equation 4: the unbiased estimate, of all images at once, which needs no
+    random subsets.
+    """
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        pairs = kernel(x, x)
+        return (pairs.sum() - pairs.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    return within(real) + within(synthesized) - 2 * kernel(real, synthesized).mean()

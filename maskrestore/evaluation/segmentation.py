@@ -1,4 +1,4 @@
-"""Figures of restored label maps, on torchmetrics: accuracy, IoU, boundaries, calibration.
+"""Figures of restored label maps: accuracy, IoU, boundaries, calibration.
 
 Every figure is a function of sums of integers that each sample has by itself. So it can be had of
 any choice of samples: of all, of one, or of the resamples behind an interval; and it is the same to
@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from maskrestore.data.labels import EVALUATED_IDS, LABELS, NUM_CLASSES
+from maskrestore.distributed.processes import gather_parts
 from maskrestore.evaluation.boundary import TOLERANCES, band, band_width, contours_met
 from maskrestore.runs.figures import KIND_FIGURES, SAMPLE_FIGURES, SHARES
 
@@ -40,19 +39,13 @@ SHAPES = {
 SIZES = [math.prod(shape) for shape in SHAPES.values()]
 
 
-class SegmentationMetrics(Metric):
+class SegmentationMetrics:
     """Figures of restored label maps, with their intervals, from exact counts per sample."""
 
-    full_state_update = False
-    rows: list[Tensor]
-    names: list[Tensor]
-
     def __init__(self) -> None:
-        super().__init__()
-        # Flat and of one dtype, because torchmetrics lets a process that saw no sample take part
-        # with an empty 1-D tensor of that dtype.
-        self.add_state("rows", [], dist_reduce_fx="cat")
-        self.add_state("names", [], dist_reduce_fx="cat")  # bytes of key, 0, kind, 0
+        self.rows: list[Tensor] = []
+        self._names: list[tuple[str, str]] = []
+        """Key and kind of each sample."""
         self.samples: list[dict[str, Any]] = []
         """key, accu, miou19 and boundary_f3 of each sample in the order of keys, once the figures
         are computed."""
@@ -60,11 +53,6 @@ class SegmentationMetrics(Metric):
         """images: sha256 of the keys in their order. figures: name -> its value in each of
         NUM_RESAMPLES resamples, None where it has none; where `images` is the same, so are the
         resamples."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of all states."""
-        return torch.int64
 
     def update(
         self,
@@ -80,13 +68,8 @@ class SegmentationMetrics(Metric):
         confidence: float [B,H,W], the probability in 0..1 that was given to the restored class.
         kinds: what damaged each mask, to be told apart; or nothing.
         """
-        self.rows.append(count(restored, true, annotated, confidence).flatten())
-        named = zip(keys, kinds or [""] * len(keys), strict=True)
-        codes = b"".join(f"{key}\0{kind}\0".encode() for key, kind in named)
-        # A copy that waits for nothing: a GPU's driver takes so little along at once.
-        self.names.append(
-            torch.tensor(list(codes), dtype=torch.int64).to(true.device, non_blocking=True)
-        )
+        self.rows.append(count(restored, true, annotated, confidence))
+        self._names += zip(keys, kinds or [""] * len(keys), strict=True)
 
     def compute(self) -> dict[str, Any]:
         """SHARES in 0..1, None where there is nothing to count; iou {class name: 0..1 or None};
@@ -94,13 +77,13 @@ class SegmentationMetrics(Metric):
         the samples, for each figure that is not None; by_degradation {kind: {accu, accu19, miou19,
         num_samples}}, None without kinds. docs/evaluation.md defines them.
         """
-        names = dim_zero_cat(self.names) if len(self.names) else torch.empty(0)
-        words = bytes(names.byte().cpu().tolist()).decode().split("\0")[:-1]
-        keys, kinds = words[::2], words[1::2]
-        counted = dim_zero_cat(self.rows).cpu() if keys else torch.empty(0)
+        names = gather_parts(self._names)
+        keys, kinds = [key for key, _ in names], [kind for _, kind in names]
+        counted = gather_parts([batch.cpu() for batch in self.rows])
         # In an order that does not depend on who saw which sample.
         order = sorted(range(len(keys)), key=keys.__getitem__)
-        rows = counted.double().view(len(keys), sum(SIZES))[order]
+        nothing = torch.empty(0, sum(SIZES), dtype=torch.int64)
+        rows = torch.cat([nothing, *counted]).double()[order]
         of_samples, total = figures(rows), rows.sum(0)
         self.samples = [
             {"key": keys[at], **{name: number(of_samples[name][n]) for name in SAMPLE_FIGURES}}

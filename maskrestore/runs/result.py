@@ -102,7 +102,7 @@ def write_result(config: RunConfig, metrics: dict[str, Any], num_images: int, fo
         "resumed_with_other_code": run_folder.was_resumed_with_other_code(config.run),
         "commit": provenance.commit(),
         "versions": {"python": platform.python_version(), "torch": provenance.torch_version()}
-        | {name: version(name) for name in ("torchvision", "torchmetrics", "torch-fidelity")},
+        | {name: version(name) for name in ("torchvision", "torch-fidelity")},
         "generator_sha256": file_sha256(own) if own is not None and own.is_file() else None,
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())

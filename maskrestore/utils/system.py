@@ -43,9 +43,6 @@ def set_up_torch() -> None:
     cores = count_cores()
     if cores < _allowed_cores():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
-    # torchmetrics imports matplotlib where that is installed, which refuses a backend that it does
-    # not know, such as the one of the notebook whose shell started this program.
-    os.environ["MPLBACKEND"] = "agg"
 
 
 def count_cores() -> int:

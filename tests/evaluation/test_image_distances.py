@@ -12,7 +12,6 @@ import torch_fidelity
 from PIL import Image
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from maskrestore.evaluation.image_distances import ImageDistances, frechet_distance
 from maskrestore.utils.errors import UserError
@@ -46,7 +45,11 @@ def test_frechet_distance_of_fewer_samples_than_features() -> None:
     assert frechet_distance(x, x).item() == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_frechet_distance_is_that_of_torchmetrics() -> None:
+    # Here, since to import it takes three seconds of a core, from every worker.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     class Identity(torch.nn.Module):
         num_features = 8
 
@@ -96,7 +99,6 @@ def test_lite0_distances_have_their_own_names_and_formulas() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 def test_fewer_than_two_images_have_no_distance(count: int) -> None:
     metric = ImageDistances("lite0")
     for number in range(count):
@@ -137,6 +139,8 @@ def write_images(images: Tensor, folder: Path) -> str:
 def test_fid_and_kid_are_those_of_torchmetrics_and_torch_fidelity(
     inception_file: Path, tmp_path: Path
 ) -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     real, synthesized = random_images(4, 0), random_images(4, 1) // 2
     metric = ImageDistances("inception", inception_file)
     metric.update(real, synthesized)

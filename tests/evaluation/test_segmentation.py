@@ -224,7 +224,6 @@ def test_what_no_sample_has_gets_no_interval() -> None:
     assert intervals["accu_unannotated"] == [1, 1]
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 def test_no_sample_at_all_has_no_figure() -> None:
     metric = SegmentationMetrics()
     figures = metric.compute()

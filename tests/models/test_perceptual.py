@@ -5,8 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from maskrestore.config.run import PerceptualConfig
 from maskrestore.models.perceptual import (
@@ -139,7 +137,12 @@ def test_features_stay_frozen(lite0: Lite0Features) -> None:
     assert front.weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_embedding_serves_torchmetrics() -> None:
+    # Here, since to import it takes three seconds of a core, from every worker.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     embedding = Lite0Embedding()
     torch.manual_seed(0)
     flat = torch.randint(0, 256, (6, 3, 1, 1), dtype=torch.uint8).expand(6, 3, 32, 32)

@@ -108,7 +108,7 @@ def group() -> Iterator[Path]:
 
 def run_python(program: str, **environment: str) -> str:
     """What a fresh interpreter prints, in which nobody has said how threads wait."""
-    unset = (*system.WAITING, "OMP_NUM_THREADS", "MPLBACKEND")
+    unset = (*system.WAITING, "OMP_NUM_THREADS")
     clean = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -183,15 +183,3 @@ def test_openmp_itself_says_how_a_run_was_started(tmp_path: Path) -> None:
         assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
-def test_no_backend_of_matplotlib_keeps_a_program_from_evaluating(backend: str) -> None:
-    program = (
-        "from maskrestore.utils.system import set_up_torch\n"
-        "set_up_torch()\n"
-        "import maskrestore.evaluation.segmentation, maskrestore.evaluation.image_distances\n"
-        "print('imported')"
-    )
-    assert run_python(program, MPLBACKEND=backend) == "imported"
