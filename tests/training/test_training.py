@@ -57,6 +57,7 @@ def test_training_lowers_the_loss_and_beats_the_input(words: Words) -> None:
     assert trained > accu("input", "loss=none") + 0.1
 
 
+@pytest.mark.slow
 def test_an_image_generator_is_trained_and_saved_in_the_official_layout(words: Words) -> None:
     config = load_config(
         [w for w in words("synthesis", "task=synthesis") if not w.startswith("generator.path")]

@@ -33,6 +33,7 @@ def test_further_channels_change_what_is_seen_and_no_name() -> None:
     assert not torch.allclose(logits, with_image(segmap, valid, -image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_mask_generator_sees_the_image_in_training_and_in_evaluation(
     words: Words, tmp_path: Path, precision: str
@@ -88,6 +89,7 @@ def test_hard_masks_cost_the_same_in_parts_and_something_else_than_soft_ones(
     assert whole["l1"] != pytest.approx(soft["l1"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_random_damage_and_drawn_masks_go_on_bit_for_bit(words: Words, tmp_path: Path) -> None:
     """And every evaluation of a run sees the same damaged masks."""
     more = ("loss=ce_l1", "degradation=mixture", "relaxation=gumbel", "training.num_images=24")
