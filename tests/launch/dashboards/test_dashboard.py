@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_page import metrics_of, needs_prometheus, start_dashboard
+from dashboard_page import Dashboard, metrics_of, needs_prometheus, start_dashboard
 from dashboard_runs import RESULT, make_run, states, without_prometheus
 from forked import ROOT
 from processes import PATIENCE, children_of, is_alive, wait_until
@@ -113,20 +114,30 @@ def test_only_its_own_address_is_answered_and_only_questions(tmp_path: Path) -> 
             assert board.fetch(path)[0] == 404, path
 
 
+@pytest.fixture(scope="module")
+def board_of_nothing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dashboard]]:
+    """A folder without runs, and a dashboard of it with its Prometheus."""
+    folder = tmp_path_factory.mktemp("runs")
+    with start_dashboard(folder) as board:
+        yield folder, board
+
+
 @pytest.mark.slow
 @needs_prometheus
-def test_of_prometheus_only_a_little_can_be_asked(tmp_path: Path) -> None:
-    with start_dashboard(tmp_path) as board:
-        assert board.query("vector(2)")[0]["value"][1] == "2"
-        assert board.get("/api/v1/rules")["data"]["groups"]
-        assert board.get("/api/v1/alerts")["data"] == {"alerts": []}
-        assert board.get("/api/v1/targets")["data"]["activeTargets"] == []
-        status, body = board.fetch("/api/v1/query?query=nonsense(")
-        assert (status, json.loads(body)["errorType"]) == (400, "bad_data")
-        for path in ("status/config", "labels", "query/", "query/../status/flags", "admin/tsdb"):
-            assert board.fetch(f"/api/v1/{path}?query=up")[0] == 404, path
-        for path in ("/metrics", "/config", "/-/quit"):
-            assert board.fetch(path)[0] == 404, path
+def test_of_prometheus_only_a_little_can_be_asked(
+    board_of_nothing: tuple[Path, Dashboard],
+) -> None:
+    _, board = board_of_nothing
+    assert board.query("vector(2)")[0]["value"][1] == "2"
+    assert board.get("/api/v1/rules")["data"]["groups"]
+    assert board.get("/api/v1/alerts")["data"] == {"alerts": []}
+    assert board.get("/api/v1/targets")["data"]["activeTargets"] == []
+    status, body = board.fetch("/api/v1/query?query=nonsense(")
+    assert (status, json.loads(body)["errorType"]) == (400, "bad_data")
+    for path in ("status/config", "labels", "query/", "query/../status/flags", "admin/tsdb"):
+        assert board.fetch(f"/api/v1/{path}?query=up")[0] == 404, path
+    for path in ("/metrics", "/config", "/-/quit"):
+        assert board.fetch(path)[0] == 404, path
 
 
 @pytest.mark.slow
@@ -148,15 +159,17 @@ def test_nothing_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
 
 @pytest.mark.slow
 @needs_prometheus
-def test_a_second_dashboard_of_the_same_runs_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch" / "dashboard.py"), f"runs={tmp_path}", "port=0"]
-    with start_dashboard(tmp_path) as first:
-        second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        assert first.query("vector(1)")
+def test_a_second_dashboard_of_the_same_runs_is_refused(
+    board_of_nothing: tuple[Path, Dashboard],
+) -> None:
+    folder, first = board_of_nothing
+    command = [sys.executable, str(ROOT / "launch" / "dashboard.py"), f"runs={folder}", "port=0"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert first.query("vector(1)")
     assert second.returncode == 2
     [message] = second.stderr.splitlines()
     assert "in use by another dashboard" in message
-    assert str(tmp_path) in message
+    assert str(folder) in message
 
 
 @pytest.mark.slow
