@@ -11,7 +11,7 @@ os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
 # anew, under the feet of whoever uses it.
 os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(__file__).parents[1] / "build" / "torch_extensions")
 
-pytest_plugins = ["schedule", "tiny_data", "slurm_cluster", "slurm_time_limit"]
+pytest_plugins = ["schedule", "tiny_data", "slurm_cluster", "slurm_beside"]
 
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
 # press Ctrl-C need it to mean something, however pytest itself was started.

@@ -1,6 +1,6 @@
 """What submitit starts for a task, with steps and saves that take SLOW_STEP and SLOW_SAVE seconds
-longer (or as many as the file of that name says): time to strike while a run trains or saves. It
-computes the same.
+longer, as the files say that they name: time to strike while a run trains or saves. It computes the
+same.
 
 slow_steps.py -u -m submitit.core._submit FOLDER
 """
@@ -18,8 +18,7 @@ from launch.grid.jobs import TrainJob
 
 def slowed(function: Callable[..., Any], variable: str) -> Callable[..., Any]:
     def call(*words: Any, **more: Any) -> Any:
-        seconds = os.environ.get(variable, "0")
-        time.sleep(float(Path(seconds).read_text() if "/" in seconds else seconds))
+        time.sleep(float(Path(os.environ[variable]).read_text()))
         return function(*words, **more)
 
     return call

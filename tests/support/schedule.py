@@ -48,7 +48,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     slow = Counter(file_of(item) for item in items if item.get_closest_marker("slow"))
     groups = ["", *reversed(WAITING.values())]
-    items.sort(key=lambda item: (-groups.index(group_of(item.nodeid)), -slow[file_of(item)]))
+    items.sort(
+        key=lambda item: (
+            -groups.index(group_of(item.nodeid)),
+            waits_for_others(item),
+            -slow[file_of(item)],
+        )
+    )
+
+
+def waits_for_others(item: pytest.Item) -> int:
+    """Of tests that share the cluster: those come last that take what ran beside the others, and
+    behind them those that want the cluster for themselves."""
+    fixtures = getattr(item, "fixturenames", ())
+    return 2 * ("whole_cluster" in fixtures) + ("ended" in fixtures)
 
 
 def file_of(item: pytest.Item) -> str:

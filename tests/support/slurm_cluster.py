@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from tiny_runs import TINY, losses_of
 SCRIPT = ROOT / "slurm" / "cluster.sh"
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
 SLOW = ROOT / "tests" / "programs" / "slow_steps.py"
+URGENT = "urgent"
+"""Name of a job that takes nodes from those beside the tests."""
 
 
 class Cluster:
@@ -70,8 +72,9 @@ class Cluster:
 
     def queue(self) -> list[list[str]]:
         """Id, name, state and nodes of all jobs but those beside the tests."""
-        hidden = {name for grid in self.beside for name in grid.job_names()}
-        return [job for job in self._all_jobs() if job[1] not in hidden]
+        jobs = self._all_jobs()  # before their names: one may be submitted right now
+        hidden = {name for grid in self.beside for name in grid.job_names()} | {URGENT}
+        return [job for job in jobs if job[1] not in hidden]
 
     def _all_jobs(self) -> list[list[str]]:
         listing = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%N")
@@ -91,8 +94,8 @@ class Cluster:
         nodes = self.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
         return self.run("scontrol", "show", "hostnames", nodes).split()
 
-    def wait(self, what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        """Until it is true; what it then is."""
+    def wait(self, what: Callable[[], Any], seconds: float = 4 * PATIENCE) -> Any:
+        """Until it is true; what it then is. Jobs wait for each other, so it may take a while."""
         deadline = time.monotonic() + seconds
         while not (answer := what()):
             if time.monotonic() > deadline:
@@ -102,14 +105,16 @@ class Cluster:
             time.sleep(0.2)
         return answer
 
-    def wait_until_empty(self, seconds: float = PATIENCE) -> None:
+    def wait_until_empty(self) -> None:
         """Until no job is left."""
-        self.wait(lambda: not self.queue(), seconds)
+        self.wait(lambda: not self.queue())
 
     def clean(self) -> None:
-        """No job, all nodes back: what a test may expect of the cluster."""
+        """No job; and all nodes back, unless some are lost on purpose, beside the tests."""
         if jobs := [job for job, *_ in self.queue()]:
             self.run("scancel", *jobs, check=False)
+        if not all(ending.done() for ending in self.beside.values()):
+            return self.wait_until_empty()
         for name in self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
             node, state = name.split()
             if not state.startswith(("idle", "alloc", "mix", "comp")):
@@ -140,19 +145,12 @@ def session_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(session_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The cluster without a job on it, but for what only waits: that begins before the first test
-    of the cluster, if the test of it is to come."""
-    if any("time_limits" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("time_limits")
+    """The cluster without a job on it, but for what is disturbed beside the tests: that begins
+    before the first of them."""
+    request.getfixturevalue("beside")
     session_cluster.clean()
     yield session_cluster
     session_cluster.clean()
-
-
-@pytest.fixture
-def whole_cluster(cluster: Cluster) -> None:
-    """Nothing runs beside the tests any more: for those that hurt the cluster."""
-    wait(cluster.beside.values(), timeout=900)
 
 
 GRID = "rows:\n  cell: {task: densify, loss: ce_vgg_l1}\n"
@@ -165,7 +163,7 @@ class TinyGrid:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "g.yaml").write_text(text)
         (folder / "c.yaml").write_text("{}\n")
-        self.folder = folder / "runs" / "c-g"
+        self.home, self.folder = folder, folder / "runs" / "c-g"
         self.words = [
             *TINY,
             f"config={folder / 'c.yaml'}",
@@ -185,10 +183,19 @@ class TinyGrid:
             "slurm.signal_seconds=5",
         ]
 
-    def slow(self, step: float | Path, save: float = 0.0) -> list[str]:
-        """Words that give a test the time to strike."""
-        setup = f"[export SLOW_STEP={step} SLOW_SAVE={save}]"
-        return [*self.words, f"slurm.python={sys.executable} {SLOW}", f"slurm.setup={setup}"]
+    def slow(self, step: float, save: float = 0.0) -> list[str]:
+        """Words that give a test the time to strike, until `hurry`."""
+        pace = {"SLOW_STEP": step, "SLOW_SAVE": save}
+        for name, seconds in pace.items():
+            (self.home / name).write_text(str(seconds))
+        setup = " ".join(f"{name}={self.home / name}" for name in pace)
+        python = f"slurm.python={sys.executable} {SLOW}"
+        return [*self.words, python, f"slurm.setup=[export {setup}]"]
+
+    def hurry(self) -> None:
+        """Nothing is to happen to it any more: steps and saves take as long as they take."""
+        for name in ("SLOW_STEP", "SLOW_SAVE"):
+            (self.home / name).write_text("0.0")
 
     @property
     def run(self) -> Path:
@@ -240,22 +247,3 @@ def assert_as_undisturbed(grid: TinyGrid, reference: TinyGrid, restarts: int | N
 @pytest.fixture
 def grid(tmp_path: Path, shards: Path, generator: Path) -> TinyGrid:
     return TinyGrid(tmp_path, shards, generator)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(
-    session_cluster: Cluster,
-    tmp_path_factory: pytest.TempPathFactory,
-    shards: Path,
-    generator: Path,
-) -> dict[int, TinyGrid]:
-    """The runs that the disturbed ones are compared to, of 2 and of 4 processes."""
-    grids = {}
-    for tasks in (1, 2):
-        grid = TinyGrid(tmp_path_factory.mktemp("undisturbed"), shards, generator)
-        session_cluster.launch("submit.py", *grid.words, *two_nodes(tasks))
-        grids[2 * tasks] = grid
-    session_cluster.wait_until_empty()
-    for grid in grids.values():
-        assert [event["reason"] for event in grid.events("ended")] == ["finished"]
-    return grids

@@ -12,9 +12,9 @@ def test_a_cell_that_meets_its_own_remains_is_sent_to_another_node(
 ) -> None:
     """Its node is told to be down while its slurmd lives, and comes back before its task has saved:
     SLURM starts the job there once more, calls it a duplicate, and holds it."""
-    asked = ["slurm.nodes=1", "slurm.tasks_per_node=2", "profile=cpu"]
+    one_node = ["slurm.nodes=1", "slurm.tasks_per_node=2", "profile=cpu"]
     rarely = "training.checkpoint_images=80"  # each save takes its ten seconds
-    words = [*grid.slow(0.3, save=10.0), *asked, rarely]
+    words = [*grid.slow(0.3, save=10.0), *one_node, rarely]
     cluster.launch("submit.py", *words)
     cluster.wait(lambda: grid.num_images() >= 8)
     job = cluster.job(grid)
@@ -25,6 +25,7 @@ def test_a_cell_that_meets_its_own_remains_is_sent_to_another_node(
         return cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%r").strip()
 
     cluster.wait(lambda: reason() == "launch failed requeued held")
+    grid.hurry()
     shown = cluster.launch("status.py", *words)
     assert f"job {job} held (launch failed requeued held), its launch failed: the same" in shown
     assert "1 held" in shown

@@ -133,7 +133,7 @@ def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> 
             assert (folder / "synthesis" / "generator.pth").is_file()
         return not cluster.queue()
 
-    cluster.wait(ended, 400)
+    cluster.wait(ended)
     assert most == 2
     table = (folder / "table1.md").read_text()
     assert "cells done: 15 of 15" in table

@@ -6,11 +6,9 @@ slurm/cluster.sh starts the cluster; where SLURM is not installed these tests ar
 import os
 import signal
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from slurm_cluster import GRID, Cluster, TinyGrid, assert_as_undisturbed, two_nodes
+from slurm_cluster import URGENT, Cluster, TinyGrid, assert_as_undisturbed, two_nodes
 
 from launch.slurm.journal import note
 
@@ -24,24 +22,44 @@ def strike(cluster: Cluster, grid: TinyGrid, words: list[str], after: int = 24) 
     return cluster.job(grid)
 
 
-@pytest.mark.usefixtures("whole_cluster")
-def test_preemption_saves_requeues_and_goes_on(
-    cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
-) -> None:
-    strike(cluster, grid, [*grid.slow(0.3), *two_nodes(2)])
-    urgent = ("--partition=priority", "--nodes=4", "--exclusive", "--output=/dev/null")
-    cluster.run("sbatch", *urgent, "--wrap=sleep 3")
-    cluster.wait_until_empty()
-    assert_as_undisturbed(grid, undisturbed[4], restarts=1)
-    assert grid.events("ended")[0]["reason"] == "preempted, saved"
-    status = cluster.launch("status.py", *grid.words)
-    assert "1 done" in status
+def be_preempted(cluster: Cluster, grid: TinyGrid) -> None:
+    """By a job that wants the very nodes, all of whose cores are the run's."""
+    job = strike(cluster, grid, [*grid.slow(0.3), *two_nodes(2)])
+    nodes = ",".join(cluster.nodes_of(job))
+    urgent = ("--partition=priority", f"--nodelist={nodes}", "--exclusive", f"--job-name={URGENT}")
+    cluster.run("sbatch", *urgent, "--output=/dev/null", "--wrap=sleep 3")
+    cluster.wait(lambda: grid.events("ended"))
+    grid.hurry()
+
+
+def hit_two_time_limits(cluster: Cluster, grid: TinyGrid) -> None:
+    """SLURM counts time limits in minutes and looks at them every 30 seconds."""
+    more = [*two_nodes(1), "slurm.signal_seconds=10"]
+    cluster.launch("submit.py", *grid.slow(6.0), *more)  # it would train for 4 minutes
+    for hits in (1, 2):
+        seen = grid.num_images()
+        cluster.wait(lambda seen=seen: grid.num_images() > seen)
+        let_time_run_out(cluster, job := cluster.job(grid))
+        cluster.wait(lambda hits=hits: len(grid.events("ended")) == hits)
+        cluster.run("scontrol", "update", f"jobid={job}", "timelimit=20")
+    grid.hurry()
+
+
+def let_time_run_out(cluster: Cluster, job: str) -> None:
+    """The job's next limit that leaves SLURM, which looks every 30 seconds, time to signal first:
+    a limit in place from the start may be reached before a slow machine has begun to train."""
+    shown = cluster.run("squeue", "--noheader", f"--jobs={job}", "--Format=TimeUsed")
+    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(shown.strip().split(":"))))
+    minutes = max(2, -(-(seconds + 40) // 60))  # of a single one, half may not have passed yet
+    cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
 
 
 def be_requeued_while_it_saves(cluster: Cluster, grid: TinyGrid) -> None:
     cluster.launch("submit.py", *grid.slow(0.1, save=1.5), *two_nodes(1))
     cluster.wait((grid.run / "checkpoints" / ".000000064.partial").exists)
     cluster.run("scontrol", "requeue", cluster.job(grid))
+    cluster.wait(lambda: grid.events("ended"))
+    grid.hurry()
 
 
 def lose_a_task_as_for_want_of_memory(cluster: Cluster, grid: TinyGrid) -> None:
@@ -50,6 +68,8 @@ def lose_a_task_as_for_want_of_memory(cluster: Cluster, grid: TinyGrid) -> None:
     pattern = f"_submit {folder}$"
     tasks = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
     os.kill(int(tasks.stdout.split()[-1]), signal.SIGKILL)
+    cluster.wait(lambda: grid.events("ended"))
+    grid.hurry()
 
 
 def be_cancelled_and_retried(cluster: Cluster, grid: TinyGrid) -> None:
@@ -58,6 +78,7 @@ def be_cancelled_and_retried(cluster: Cluster, grid: TinyGrid) -> None:
     cluster.launch("status.py", *words, "cancel=cell")
     cluster.wait(lambda: not cluster.jobs(grid))
     assert "1 cancelled" in cluster.launch("status.py", *words)
+    grid.hurry()
     cluster.launch("status.py", *words, "retry=cell")
 
 
@@ -84,127 +105,109 @@ def get_nowhere_beside_others(cluster: Cluster, grid: TinyGrid) -> None:
     cluster.launch("submit.py", *words, "slurm.max_idle_restarts=1")
 
 
-@pytest.fixture(scope="module")
-def side_by_side(
-    session_cluster: Cluster,
-    tmp_path_factory: pytest.TempPathFactory,
-    shards: Path,
-    generator: Path,
-    undisturbed: dict[int, TinyGrid],
-) -> dict[str, TinyGrid]:
-    """Grids that are disturbed at the same time, since most of it is waiting; all have ended."""
-    disturbances = {
-        be_requeued_while_it_saves,
-        lose_a_task_as_for_want_of_memory,
-        be_cancelled_and_retried,
-        meet_a_node_that_failed_it_twice,
-        get_nowhere_beside_others,
-    }
-    grids, running = {}, []
-    with ThreadPoolExecutor(len(disturbances)) as threads:
-        for disturb in disturbances:
-            text = STUCK if disturb is get_nowhere_beside_others else GRID
-            folder = tmp_path_factory.mktemp(disturb.__name__)
-            grid = grids[disturb.__name__] = TinyGrid(folder, shards, generator, text)
-            running.append(threads.submit(disturb, session_cluster, grid))
-    for disturbed in running:
-        disturbed.result()
-    session_cluster.wait_until_empty()
-    return grids
+def lose_a_node(cluster: Cluster, grid: TinyGrid) -> None:
+    job = strike(cluster, grid, [*grid.slow(0.3), *two_nodes(1), "slurm.sbatch=[--exclusive]"])
+    node = cluster.nodes_of(job)[-1]
+    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    cluster.wait(lambda: grid.events("ended"))
+    grid.hurry()
 
 
-def test_a_time_limit_that_is_hit_twice(
-    time_limits: "Future[TinyGrid]", undisturbed: dict[int, TinyGrid]
+def lose_a_slurmd(cluster: Cluster, grid: TinyGrid) -> None:
+    """SLURM starts the job elsewhere while its old tasks are still training."""
+    words = [*grid.slow(1.0), "slurm.nodes=1", "slurm.tasks_per_node=2"]
+    [node] = cluster.nodes_of(strike(cluster, grid, words))
+    cluster.control("kill", node)
+    try:
+        cluster.wait(lambda: len(grid.events("began")) == 2)
+        cluster.wait(lambda: not cluster.jobs(grid))
+    finally:
+        cluster.control("start", node)
+
+
+@pytest.mark.beside(by=be_preempted)
+def test_preemption_saves_requeues_and_goes_on(
+    cluster: Cluster, ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    grid = time_limits.result()
-    assert_as_undisturbed(grid, undisturbed[2], restarts=2)
-    reasons = [event["reason"] for event in grid.events("ended")]
+    assert_as_undisturbed(ended, undisturbed[4], restarts=1)
+    assert ended.events("ended")[0]["reason"] == "preempted, saved"
+    status = cluster.launch("status.py", *ended.words)
+    assert "1 done" in status
+
+
+@pytest.mark.beside(by=hit_two_time_limits)
+def test_a_time_limit_that_is_hit_twice(ended: TinyGrid, undisturbed: dict[int, TinyGrid]) -> None:
+    assert_as_undisturbed(ended, undisturbed[2], restarts=2)
+    reasons = [event["reason"] for event in ended.events("ended")]
     assert reasons == ["time limit, saved", "time limit, saved", "finished"]
 
 
-def test_requeued_while_it_saves(
-    side_by_side: dict[str, TinyGrid], undisturbed: dict[int, TinyGrid]
-) -> None:
-    grid = side_by_side["be_requeued_while_it_saves"]
-    assert_as_undisturbed(grid, undisturbed[2], restarts=1)
-    assert grid.events("ended")[0]["reason"].startswith("requeued by hand")
+@pytest.mark.beside(by=be_requeued_while_it_saves)
+def test_requeued_while_it_saves(ended: TinyGrid, undisturbed: dict[int, TinyGrid]) -> None:
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert ended.events("ended")[0]["reason"].startswith("requeued by hand")
 
 
+@pytest.mark.beside(by=lose_a_task_as_for_want_of_memory)
 def test_a_task_that_is_killed_as_for_want_of_memory(
-    side_by_side: dict[str, TinyGrid], undisturbed: dict[int, TinyGrid]
+    ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    grid = side_by_side["lose_a_task_as_for_want_of_memory"]
-    assert_as_undisturbed(grid, undisturbed[2], restarts=1)
-    assert "SIGKILL" in grid.events("ended")[0]["reason"]
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert "SIGKILL" in ended.events("ended")[0]["reason"]
 
 
+@pytest.mark.beside(by=be_cancelled_and_retried)
 def test_a_cancelled_cell_saves_and_stays_away_until_it_is_retried(
-    side_by_side: dict[str, TinyGrid], undisturbed: dict[int, TinyGrid]
+    ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    grid = side_by_side["be_cancelled_and_retried"]
-    assert_as_undisturbed(grid, undisturbed[2], restarts=1)
-    assert grid.events("ended")[0]["reason"] == "cancelled, saved"
-    assert grid.events("began")[1]["num_images"] >= 24
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert ended.events("ended")[0]["reason"] == "cancelled, saved"
+    assert ended.events("began")[1]["num_images"] >= 24
 
 
+@pytest.mark.beside(by=meet_a_node_that_failed_it_twice)
 def test_a_node_that_failed_a_run_twice_is_kept_away_from(
-    session_cluster: Cluster, side_by_side: dict[str, TinyGrid]
+    session_cluster: Cluster, ended: TinyGrid
 ) -> None:
-    grid = side_by_side["meet_a_node_that_failed_it_twice"]
-    assert set(grid.events("began")[-1]["nodes"]) == {"node4"}
-    shown = session_cluster.launch("status.py", *grid.words)
+    assert set(ended.events("began")[-1]["nodes"]) == {"node4"}
+    shown = session_cluster.launch("status.py", *ended.words)
     assert "1 done" in shown
-    if grid.events("excluded"):  # else it came to the right node by chance
+    if ended.events("excluded"):  # else it came to the right node by chance
         assert "kept away from node1, node2, node3, which failed it twice" in shown
 
 
+@pytest.mark.beside(by=get_nowhere_beside_others, rows=STUCK)
 def test_a_run_that_gets_nowhere_is_given_up_and_a_failing_one_leaves_the_others_alone(
-    session_cluster: Cluster, side_by_side: dict[str, TinyGrid]
+    session_cluster: Cluster, ended: TinyGrid
 ) -> None:
-    grid = side_by_side["get_nowhere_beside_others"]
-    words = [*grid.words, "training.num_images=8"]
+    words = [*ended.words, "training.num_images=8"]
     shown = session_cluster.launch("status.py", *words, status=1)
     lines = {line.split()[0]: line for line in shown.splitlines()}
     assert lines["good"].split()[1] == "done"
     assert lines["wrong"].split()[1] == "failed"
     assert "/nowhere: no such weight file" in lines["wrong"]
-    assert len(grid.events("began", "good")) == len(grid.events("began", "wrong")) == 1
+    assert len(ended.events("began", "good")) == len(ended.events("began", "wrong")) == 1
     assert "gave up" in lines["stuck"]
     assert "no progress in 1 restarts from image 0" in lines["stuck"]
-    assert len(grid.events("began", "stuck")) == 2
-    assert "failed" in (grid.folder / "g.md").read_text()  # by the job behind the array
+    assert len(ended.events("began", "stuck")) == 2
+    assert "failed" in (ended.folder / "g.md").read_text()  # by the job behind the array
     assert "/nowhere" in session_cluster.launch("status.py", *words, "logs=wrong")
 
 
-@pytest.mark.usefixtures("whole_cluster")
-def test_a_node_that_goes_down(
-    cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
-) -> None:
-    job = strike(cluster, grid, [*grid.slow(0.3), *two_nodes(1)])
-    node = cluster.nodes_of(job)[-1]
-    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    cluster.wait_until_empty()
-    assert_as_undisturbed(grid, undisturbed[2], restarts=1)
-    assert grid.events("ended")[0]["reason"].startswith("node failed")
+@pytest.mark.beside(by=lose_a_node)
+def test_a_node_that_goes_down(ended: TinyGrid, undisturbed: dict[int, TinyGrid]) -> None:
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert ended.events("ended")[0]["reason"].startswith("node failed")
 
 
-@pytest.mark.usefixtures("whole_cluster")
+@pytest.mark.beside(by=lose_a_slurmd)
 def test_a_slurmd_that_dies_leaves_tasks_behind_that_make_way(
-    cluster: Cluster, grid: TinyGrid, undisturbed: dict[int, TinyGrid]
+    ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    """SLURM starts the job elsewhere while its old tasks are still training."""
-    words = [*grid.slow(1.0), "slurm.nodes=1", "slurm.tasks_per_node=2"]
-    job = strike(cluster, grid, words)
-    [node] = cluster.nodes_of(job)
-    cluster.control("kill", node)
-    try:
-        cluster.wait(lambda: len(grid.events("began")) == 2)
-        assert grid.events("began")[1]["nodes"] != [node]
-        assert grid.events("ended")[0]["faulty"] == [node]
-        cluster.wait_until_empty()
-    finally:
-        cluster.control("start", node)
-    assert_as_undisturbed(grid, undisturbed[2], restarts=1)
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    first, second = ended.events("began")
+    assert second["nodes"] != first["nodes"]
+    assert ended.events("ended")[0]["faulty"] == first["nodes"]
 
 
 @pytest.mark.usefixtures("whole_cluster")
