@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from maskrestore.config.inference import Encoding
-from maskrestore.data.file_names import PICTURES, is_hidden, plain
 from maskrestore.data.labels import KNOWN_BLACK
 from maskrestore.data.pictures import Mask
 from maskrestore.inference.encodings import decode, detect
 from maskrestore.utils.errors import UserError
+from maskrestore.utils.file_names import PICTURES, is_hidden, plain
 
 COARSE = "_gtCoarse_labelIds.png"
 """How Cityscapes names its coarse masks; {split}/{city}/{city}_{sequence}_{frame} stands before."""
