@@ -16,23 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import torch
 from PIL import Image
 from pydantic import Field, PositiveInt
 from tqdm import tqdm
 
-from benchmarks.side_by_side import conditions
 from launch.grid.missing_shards import write_missing_shards
 from maskrestore.config.cli import run_program
 from maskrestore.config.inference import RestoreConfig
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
 from maskrestore.data.png import png
-from maskrestore.inference.mask_files import find_masks
-from maskrestore.inference.networks import Networks
-from maskrestore.inference.output.journal import Journal
-from maskrestore.inference.processing import Processor
-from maskrestore.inference.trained_run import read_run
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
 from shards.sources.streetscenes import draw
@@ -140,6 +133,15 @@ class Phases:
 def one_by_one(number: int, run: Path, folder: Path) -> Phases:
     """What `Restorer` does with a mask, one after the other and in one thread but for torch's own.
     The first mask is not counted."""
+    # Not before: a program that was started by a large process would count as large as that.
+    import torch
+
+    from maskrestore.inference.mask_files import find_masks
+    from maskrestore.inference.networks import Networks
+    from maskrestore.inference.output.journal import Journal
+    from maskrestore.inference.processing import Processor
+    from maskrestore.inference.trained_run import read_run
+
     draw_folder(folder, LARGE, number + 1)
     out = folder / "out"
     given = [f"checkpoint={run}", f"input={folder / 'masks'}", f"output={out}", "device=cpu"]
@@ -193,6 +195,8 @@ def main(words: Sequence[str]) -> None:
         print()
         for line in phase_table(one_by_one(config.num_large, run, folder / "large")):
             print(line)
+    from benchmarks.side_by_side import conditions
+
     print(
         f"\n{conditions('cpu', ['pillow', 'numpy'])} The network of config=demo after 400 images; "
         f"masks of {SMALL[0]}x{SMALL[1]} above, {LARGE[0]}x{LARGE[1]} with pictures below."
