@@ -15,11 +15,12 @@ test: $(BIN)/ready  ## all tests that this machine can run
 test-quick: $(BIN)/ready  ## the unit tests: a minute or two on two cores
 	$(BIN)/python -m pytest --numprocesses=2 -m "not slow"
 
-check: $(BIN)/ready  ## lint, format, types, contracts
+check: $(BIN)/ready  ## lint, format, types, contracts, packages that fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pip check
 
 dashboard: $(BIN)/ready  ## watch the runs in runs/ in a browser
 	$(BIN)/python launch/dashboard.py

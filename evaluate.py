@@ -70,4 +70,4 @@ def _percent(key: str, share: float | None) -> str:
 
 
 if __name__ == "__main__":
-    end_process(run_program(main, __doc__, RunConfig))
+    end_process(run_program(main, __doc__, RunConfig, as_several=True))

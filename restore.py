@@ -25,4 +25,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    end_process(run_program(main, __doc__, RestoreConfig))
+    end_process(run_program(main, __doc__, RestoreConfig, as_several=True))

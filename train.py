@@ -25,4 +25,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    end_process(run_program(main, __doc__, RunConfig))
+    end_process(run_program(main, __doc__, RunConfig, as_several=True))

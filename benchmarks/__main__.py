@@ -35,8 +35,8 @@ BENCHMARKS = {
     "telemetry": "telemetry",
     "neighbour": "neighbour",
 }
-"""Name of the table -> module and its settings. Those that take longer (resume, scaling) or are
-not figures of speed are run by themselves: benchmarks/README.md."""
+"""Name of the table -> module and its settings. Those that take longer (resume, scaling,
+restore_folder) or are not figures of speed are run by themselves: benchmarks/README.md."""
 
 
 def _split(value: object) -> object:

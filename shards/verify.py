@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from maskrestore.config.cli import run_program
-from maskrestore.data.file_names import is_hidden
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sample import MEMBERS, Sample, decode
 from maskrestore.utils.errors import UserError
+from maskrestore.utils.file_names import as_it_lies, is_hidden
 from shards.sources.source import unknown_ids
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     """The program; returns its exit status. Raises UserError without a readable manifest."""
     if len(arguments) != 1:
         raise UserError("give one folder: python shards/verify.py DIR")
-    problems, summaries = verify(Path(arguments[0]))
+    problems, summaries = verify(as_it_lies(Path(arguments[0])))
     print("\n".join(summaries))
     if problems:
         print(f"{arguments[0]}: {len(problems)} problems", file=sys.stderr)

@@ -36,7 +36,7 @@ def new_folder(grid_folder: Path, kind: str) -> Path:
     if set("%\\") & set(str(grid_folder.absolute())):
         raise ConfigError(
             f"{grid_folder.absolute()}: SLURM reads % and \\ in the path of a log as patterns; "
-            "give a folder without them"
+            "give a folder without them, as runs=DIR or, where masks are restored, output=DIR"
         )
     grid_name = re.sub(r"[^\w.+-]", "_", grid_folder.name)  # squeue lists names between commas
     return grid_folder.absolute() / "jobs" / f"{grid_name}.{kind}.{secrets.token_hex(4)}"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from maskrestore.config.settings import Section, describe, docstring
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
-from maskrestore.utils.launcher import is_first_of_machine, is_first_process
+from maskrestore.utils.launcher import forget_numbers, is_first_of_machine, is_first_process
 from maskrestore.utils.streams import set_up_streams, why_words_are_lost
 from maskrestore.utils.system import set_up_torch
 
@@ -23,8 +23,12 @@ def run_program(
     usage: str | None,
     schema: type[Section] | None,
     hidden: Collection[str] = (),
+    as_several: bool = False,
 ) -> int:
     """Exit status of `main(words of the command line)`.
+
+    as_several: launchers start this program as several processes, of which one speaks. Any other
+    is alone and speaks, though a launcher's numbers were left in its shell.
 
     --help prints usage (None: the program's docstring) and schema, less the `hidden` settings; a
     program without settings has no schema. ConfigError, UserError and failures
@@ -34,6 +38,8 @@ def run_program(
     """
     set_up_streams()
     set_up_torch()
+    if not as_several:
+        forget_numbers()
     words = sys.argv[1:]
     try:
         if {"-h", "--help", "help"} & set(words):

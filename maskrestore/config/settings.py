@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskrestore.utils.errors import ConfigError
+from maskrestore.utils.file_names import as_it_lies
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -76,7 +77,8 @@ def validate(
 
 def find_config(name: str, folder: Path = CONFIGS) -> Path:
     """The file of `config=name`; ConfigError lists those that there are."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    is_file = name.endswith((".yaml", ".yml"))
+    path = as_it_lies(Path(name)) if is_file else folder / f"{name}.yaml"
     if path.is_file():
         return path
     known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
@@ -181,7 +183,10 @@ def _value(schema: type[Section], key: str, text: str) -> Any:
     if not text:
         raise ConfigError(f"{key}=: write a value behind it")
     if field and Path in (field.annotation, *get_args(field.annotation)):
-        return None if text in ("none", "null") else text
+        if text in ("none", "null"):
+            return None
+        found = as_it_lies(Path(text))
+        return text if found == Path(text) else str(found)  # a URL is no path
     if re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", text, re.IGNORECASE):
         return float(text)
     try:

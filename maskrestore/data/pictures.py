@@ -1,7 +1,8 @@
 """Pictures and masks of users, as they say of themselves that they are to be seen.
 
 Upright by their EXIF orientation; of a mask's pixels it is known which are transparent, pictures
-lie on black; 16 bits per channel are scaled to 8. Colour profiles are not applied.
+lie on black; 16 bits per channel are scaled to 8. Colour profiles are not
+applied: docs/restoring.md says why.
 """
 
 import io
@@ -52,11 +53,13 @@ class Header:
     """What a picture says before its pixels. size: width, height, upright. depth: bits per channel.
 
     PIL does not tell the depth: it opens 16 bit RGB as RGB of 8, and scales grey of 4 bits up to 8.
+    is_png: or else JPEG, whatever the file is called.
     """
 
     mode: str
     size: tuple[int, int]
     depth: int
+    is_png: bool
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def read_header(path: Path) -> Header:
                     image.load()
                 width, height = image.size
                 size = (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
-                return Header(image.mode, size, _depth(start))
+                return Header(image.mode, size, _depth(start), start.startswith(SIGNATURE))
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 

@@ -8,14 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 [H,W] or [H,W,3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
-
-
 MAX_PIXELS = 2**26
 """Of a member; a picture that claims more is not unpacked (Cityscapes has 2**21)."""
 
@@ -24,6 +16,17 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 _START = SIGNATURE + b"\0\0\0\rIHDR"
+_UP = 2
+"""The filter of a row that holds the differences from the row above."""
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of uint8 [H,W] or [H,W,3] to be looked at: small, in a third of the time of PIL, which
+    tries all filters on each row and looks for repetitions farther away than pictures have them."""
+    rows = np.pad(pixels.reshape(len(pixels), -1), ((0, 0), (1, 0)), constant_values=_UP)
+    np.subtract(rows[1:, 1:], rows[:-1, 1:], out=rows[1:, 1:])
+    packing = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    return _file(pixels, packing.compress(rows.data) + packing.flush())
 
 
 def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -31,15 +34,19 @@ def encode_member(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
 
     Not by PIL, which filters the rows of pictures whatever it is asked for.
     """
-    height, width = array.shape[:2]
-    color_type, level = (2, 0) if array.ndim == 3 else (0, 1)
-    samples = array.astype(array.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
+    level = 0 if array.ndim == 3 else 1
+    samples = array.astype(array.dtype.newbyteorder(">")).reshape(len(array), -1).view(np.uint8)
     rows = np.pad(samples, ((0, 0), (1, 0)))  # before each row the number of its filter: 0, none
-    depth = 8 * array.itemsize
+    return _file(array, zlib.compress(rows.data, level))
+
+
+def _file(array: NDArray[np.uint8] | NDArray[np.uint16], packed: bytes) -> bytes:
+    """A whole PNG; packed: the rows of the array, filtered and compressed."""
+    height, width = array.shape[:2]
+    color_type, depth = 2 if array.ndim == 3 else 0, 8 * array.itemsize
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, level)), (b"IEND", b""))
     parts = [SIGNATURE]
-    for name, data in chunks:
+    for name, data in ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")):
         checksum = zlib.crc32(data, zlib.crc32(name))
         parts += [struct.pack(">I", len(data)), name, data, struct.pack(">I", checksum)]
     return b"".join(parts)

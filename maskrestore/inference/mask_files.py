@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from maskrestore.config.inference import Encoding
-from maskrestore.data.file_names import PICTURES, is_hidden, plain
 from maskrestore.data.labels import KNOWN_BLACK
 from maskrestore.data.pictures import Mask
 from maskrestore.inference.encodings import decode, detect
 from maskrestore.utils.errors import UserError
+from maskrestore.utils.file_names import PICTURES, is_hidden, plain
 
 COARSE = "_gtCoarse_labelIds.png"
 """How Cityscapes names its coarse masks; {split}/{city}/{city}_{sequence}_{frame} stands before."""
@@ -104,18 +104,19 @@ def _pngs(folder: Path, above: frozenset[Path], unreadable: list[str]) -> Iterat
     if real in above:
         return
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         unreadable.append(f"{folder}: {error.strerror}")
         return
-    for name in names:
-        if is_hidden(name):
+    for entry in entries:
+        if is_hidden(entry.name):
             continue
-        path = folder / name
-        if os.path.isdir(path):  # not Path.is_dir, which some broken links make fail
+        # The listing itself tells what an entry is, where each question may go over a network.
+        path, is_link = folder / entry.name, entry.is_symlink()
+        if entry.is_dir(follow_symlinks=False) or (is_link and os.path.isdir(path)):
             yield from _pngs(path, above | {real}, unreadable)
-        elif plain(name).endswith(".png") and (path.is_symlink() or path.is_file()):
+        elif plain(entry.name).endswith(".png") and (is_link or entry.is_file()):
             yield path
 
 

@@ -21,6 +21,12 @@ def is_first_of_machine() -> bool:
     return is_first_process() or _number("LOCAL_RANK") == 0
 
 
+def forget_numbers() -> None:
+    """Be the only process of this program, whatever the shell that it was typed in is one of."""
+    for name in NUMBERS:
+        os.environ.pop(name, None)
+
+
 def forget_launchers() -> None:
     """Start as if from no launcher and from outside of SLURM, whatever shell this came from."""
     for name in list(os.environ):

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
-from maskrestore.data.file_names import PICTURES, plain, visible
 from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.data.pictures import read_header, read_image
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import ConfigError, UserError
+from maskrestore.utils.file_names import PICTURES, plain, visible
 from shards.sources.coarse import simulate_coarse
 from shards.sources.source import (
     Item,

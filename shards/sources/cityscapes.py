@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
-from maskrestore.data.file_names import plain, visible
 from maskrestore.data.labels import KNOWN_BLACK, NUM_CLASSES
 from maskrestore.data.pictures import read_header, read_image
 from maskrestore.data.sample import Sample
 from maskrestore.inference.encodings import meaning_of_palette
 from maskrestore.utils.errors import ConfigError, UserError
+from maskrestore.utils.file_names import plain, visible
 from shards.sources.coarse import simulate_coarse
 from shards.sources.source import (
     COUNTABLE,

@@ -47,6 +47,8 @@ def read_ids_header(path: Path, bits: int) -> Header:
     Palette PNGs hold their ids as indices and are taken as they are.
     """
     header = read_header(path)
+    if not header.is_png:
+        raise UserError(f"{path}: is a JPEG, which changes ids: give the mask as PNG")
     known = header.mode in (("L", "P") if bits == 8 else ("I;16", "I"))
     if not known or (header.mode != "P" and header.depth != bits):
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from raw_data import chunk, deep_png
 
 from maskrestore.data.pictures import decode_mask, read_header, read_image
@@ -148,6 +148,19 @@ def test_a_turned_mask_has_its_transparent_pixels_with_it() -> None:
     assert mask.transparent is not None
     assert mask.transparent.shape == mask.pixels.shape == (4, 6)
     assert mask.pixels[mask.transparent].tolist() == [7]
+
+
+def test_colour_profiles_change_nothing(tmp_path: Path) -> None:
+    """As where the training pictures were read; in a mask they would make other ids of ids."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    smooth = np.array([[0, 90, 180], [250, 60, 120]], np.uint8).repeat(16, 0).repeat(16, 1)
+    for kind, array in (("PNG", SCENE), ("PNG", IDS), ("JPEG", smooth)):
+        plain, profiled = saved(array, kind), saved(array, kind, icc_profile=profile)
+        assert len(profiled) > len(plain)
+        assert np.array_equal(read(tmp_path, profiled), read(tmp_path, plain))
+    gamma = chunk(b"gAMA", struct.pack(">I", 100_000))
+    for data in (saved(IDS, icc_profile=profile), deep_png(8, 0, IDS, gamma)):
+        assert np.array_equal(decode_mask(data).pixels, IDS)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -68,6 +68,17 @@ def test_folders_that_cannot_be_read_are_named(
     )
 
 
+def test_listing_asks_nothing_of_each_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 masks on a network's file system: each question takes as long as a whole listing."""
+    draw_mask(tmp_path / "ulm/0.png")
+    for number in range(1, 300):
+        os.link(tmp_path / "ulm/0.png", tmp_path / f"ulm/{number}.png")
+    stat, asked = os.stat, list[Any]()
+    monkeypatch.setattr(os, "stat", lambda path, **how: (asked.append(path), stat(path, **how))[1])
+    assert len(find_masks(tmp_path, None)[0]) == 300
+    assert len(asked) < 10
+
+
 def test_one_picture_serves_one_mask_only(tmp_path: Path) -> None:
     draw_mask(tmp_path / "in/a.png")
     draw_mask(tmp_path / "picture.png")

@@ -148,3 +148,18 @@ def test_folders_that_are_too_deep_are_told_of_alone(run: Path, tmp_path: Path) 
     assert done.returncode == 2, done.stderr
     assert "restored: 1, not restored: 1" in done.stdout
     assert "File name too long" in done.stderr
+
+
+def test_folders_that_are_typed_in_another_normal_form_are_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    """macOS writes letters and marks apart (NFD), keyboards and Linux together (NFC)."""
+    lies, typed = "m\u00fcnchen", "mu\u0308nchen"
+    draw_mask(tmp_path / lies / "a.png")
+    draw_image(tmp_path / f"{lies}-pictures" / "a.png")
+    words = f"images={tmp_path}/{typed}-pictures"
+    done = restore(run, tmp_path / typed, tmp_path / f"{lies}-out", words)
+    assert done.returncode == 0, done.stderr
+    again = restore(run, tmp_path / lies, tmp_path / f"{typed}-out", words)
+    assert "done before: 1" in again.stdout
+    assert not (tmp_path / f"{typed}-out").exists()

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from maskrestore.data.degrade import nearest_downsample
 from maskrestore.inference.tiling import (
+    BAND,
     Shrunk,
     Tiles,
     decide,
     enlarge_rows,
+    possible_classes,
     resize_nearest,
     tile_starts,
     tile_window,
@@ -131,6 +133,37 @@ def test_probabilities_are_enlarged_band_by_band_as_at_once(
         for begin in range(0, to_height, 16)
     ]
     assert torch.allclose(torch.cat(bands, 1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("certainty", [0.1, 3, 30, 300])
+@pytest.mark.parametrize("size", [(32, 64), (150, 100), (20, 31), (1, 200)])
+def test_classes_that_are_passed_over_change_no_pixel(
+    certainty: float, size: tuple[int, int]
+) -> None:
+    """Against all classes at all pixels, as it was done before."""
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.randn(1, 34, 4, 8), (32, 64), mode="bilinear")[0]
+    smooth[5] = smooth[9]  # as likely as another one everywhere
+    probabilities = (certainty * smooth).softmax(0)
+    label_map = resize_nearest(random_map(32, 64), size)
+    shrunk = Shrunk(label_map, random_map(32, 64))
+    shrunk.add(certainty * smooth)
+    bands = [
+        decide(
+            enlarge_rows(probabilities, size, begin, min(begin + BAND, size[0])),
+            label_map[begin : begin + BAND],
+        )
+        for begin in range(0, size[0], BAND)
+    ]
+    for ours, parts in zip(shrunk.finish(), zip(*bands, strict=True), strict=True):
+        assert torch.equal(ours, torch.cat(parts))
+
+
+def test_few_classes_are_looked_at_where_the_network_is_sure() -> None:
+    rows, labels = torch.full((34, 2, 3), 0.001), torch.tensor([[0, 7]], dtype=torch.uint8)
+    rows[11], rows[20, 1, 1] = 0.9, 0.05
+    assert possible_classes(rows, labels).tolist() == [0, 7, 11, 20]
+    assert len(possible_classes(torch.full((34, 2, 3), 1 / 34), labels)) == 34
 
 
 def test_a_shrunk_scene_comes_back_at_its_own_size() -> None:

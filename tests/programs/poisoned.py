@@ -31,4 +31,4 @@ def poisoned_losses(self, batch):  # type: ignore[no-untyped-def]
 
 Restoration.losses = poisoned_losses  # type: ignore[method-assign]
 training_loop.take_step = watched_step
-end_process(run_program(main, "", RunConfig))
+end_process(run_program(main, "", RunConfig, as_several=True))

@@ -46,4 +46,4 @@ def other_losses(self, batch):  # type: ignore[no-untyped-def]
 Restoration.losses = other_losses  # type: ignore[method-assign]
 training_loop.take_step = slow_step
 shard_folder.decode = slow_decode
-end_process(run_program(main, "", RunConfig))
+end_process(run_program(main, "", RunConfig, as_several=True))

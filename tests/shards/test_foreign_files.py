@@ -117,6 +117,47 @@ def test_names_that_no_tar_can_hold_are_named_before_work_begins(tmp_path: Path,
     assert not Path(f"{root}-shards").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "draw", "picture", "names"),
+    [
+        ("camvid", camvid, "train/clip0_0002.jpg", ["trainannot/clip0_0001"]),
+        (
+            "cityscapes",
+            cityscapes,
+            "leftImg8bit/*/*/*_000002_leftImg8bit.png",
+            ["gtFine_labelIds", "gtFine_instanceIds", "gtCoarse_labelIds"],
+        ),
+    ],
+)
+def test_masks_that_are_jpegs_are_named_with_all_other_faults_before_work_begins(
+    tmp_path: Path,
+    source: str,
+    draw: Callable[[Path, dict[str, int]], Any],
+    picture: str,
+    names: list[str],
+) -> None:
+    """By any name: what was a JPEG and is called PNG was found only when its pixels were read."""
+    root = tmp_path / "raw"
+    draw(root, {"train": 3})
+    masks = [
+        path
+        for path in root.rglob("*1*.png")
+        if any(str(path).endswith(f"{name}.png") for name in names)
+    ]
+    assert len(masks) == len(names)
+    for path in masks:
+        Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(path, format="JPEG")
+    [other] = root.glob(picture)
+    other.write_bytes(b"no picture")
+    expected = f"{len(names) + 1} problems, nothing was written"
+    with pytest.raises(UserError, match=expected) as mistake:
+        write_shards(parse(WriteConfig, words(root, source)))
+    for path in masks:
+        assert f"{path}: is a JPEG, which changes ids: give the mask as PNG" in str(mistake.value)
+    assert f"{other}: cannot be read as a picture" in str(mistake.value)
+    assert not Path(f"{root}-shards").exists()
+
+
 def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     for name in ("plain", "turned"):
         camvid(tmp_path / name, {"train": 3})

@@ -11,6 +11,11 @@ from maskrestore.utils.errors import ConfigError, UserError
 
 __all__ = ["slurm", "words"]  # fixtures
 
+REFUSAL = (
+    "{}: SLURM reads % and \\ in the path of a log as patterns; give a folder without them, as "
+    "runs=DIR or, where masks are restored, output=DIR"
+)
+
 
 @pytest.mark.parametrize(
     ("more", "complaint"),
@@ -47,12 +52,26 @@ def test_what_cannot_be_had_is_refused_before_anything_is_submitted(
     assert slurm.jobs == []
 
 
+@pytest.mark.parametrize("name", ["50%", "%j", "back\\slash", "50%/deeper"])
+@pytest.mark.parametrize("more", [[], ["dry_run=true"]])
 def test_a_path_that_slurm_would_take_for_a_pattern_is_refused(
-    slurm: FakeSlurm, words: list[str], tmp_path: Path
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, name: str, more: list[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=r"50%/tiny-small: SLURM reads % and .* as patterns"):
-        main([*words, f"runs={tmp_path}/50%"])
+    """SLURM itself has an escape, but submitit names the same path to Python."""
+    with pytest.raises(ConfigError) as mistake:
+        main([*words, f"runs={tmp_path}/{name}", *more])
+    assert str(mistake.value) == REFUSAL.format(f"{tmp_path}/{name}/tiny-small")
     assert slurm.jobs == []
+
+
+def test_so_is_a_relative_path_by_the_folder_that_it_counts_from(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "100%").mkdir()
+    monkeypatch.chdir(tmp_path / "100%")
+    with pytest.raises(ConfigError) as mistake:
+        main([*words, "runs=runs"])
+    assert str(mistake.value) == REFUSAL.format(f"{tmp_path}/100%/runs/tiny-small")
 
 
 def test_all_mistakes_of_a_profile_at_once(

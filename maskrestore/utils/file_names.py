@@ -17,6 +17,23 @@ def plain(name: str) -> str:
     return stem + suffix.lower()
 
 
+def as_it_lies(path: Path) -> Path:
+    """A path as the disk has it, as far as it is there: what was typed on one system may join
+    letters and marks where the files' own system writes them apart."""
+    found = Path(path.anchor)
+    for part in path.relative_to(found).parts:
+        if not os.path.lexists(found / part):
+            try:
+                names = sorted(os.listdir(found))
+            except OSError:
+                names = []
+            composed = unicodedata.normalize("NFC", part)
+            same = (name for name in names if unicodedata.normalize("NFC", name) == composed)
+            part = next(same, part)
+        found /= part
+    return found
+
+
 def is_hidden(name: str) -> bool:
     """Files that systems leave beside others, called like them: ._a.png of macOS."""
     return name.startswith(".")
