@@ -32,6 +32,8 @@ ODD_NAMES = [
 def test_files_named_in_the_configuration_are_absolute() -> None:
     config = derive_config(["/some/targets/*.json"], 0.5)
     assert config["global"]["scrape_interval"] == "500ms"
+    for seconds, pause in ((0.5, "2500ms"), (2.0, "10000ms"), (60.0, "60000ms")):
+        assert derive_config([], seconds)["global"]["evaluation_interval"] == pause
     assert all(Path(name).is_file() and Path(name).is_absolute() for name in config["rule_files"])
     [job] = [job for job in config["scrape_configs"] if job["job_name"] == "maskrestore"]
     assert job["file_sd_configs"][0]["files"] == ["/some/targets/*.json"]
