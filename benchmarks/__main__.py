@@ -33,6 +33,7 @@ BENCHMARKS = {
     "evaluation": "evaluation",
     "startup": "startup",
     "telemetry": "telemetry",
+    "many_runs": "many_runs",
     "neighbour": "neighbour",
 }
 """Name of the table -> module and its settings. Those that take longer (resume, scaling,

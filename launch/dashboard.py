@@ -27,8 +27,8 @@ from maskrestore.monitoring.targets import out_of_reach, reap
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether Prometheus still runs."""
-REAP_EVERY = 10
-"""Looks between two calls of reap, which asks every old target."""
+TARGETS_EVERY = 10
+"""Looks between two at the files of all targets."""
 NOT_INSTALLED = (
     "Prometheus is not installed, so there are no graphs and no alerts, only what is in the run "
     "folders. Install it (Debian: apt-get install prometheus) and start the dashboard again."
@@ -57,6 +57,7 @@ class Dashboard:
         self._settings, self._prometheus = settings, prometheus
         self._runs = RunList(settings.runs)
         self._reaped: deque[str] = deque(maxlen=20)
+        self._out_of_reach: list[str] = []
 
     def ask(self, path: str) -> tuple[int, bytes]:
         """Prometheus' answer. Raises OSError if there is none."""
@@ -67,12 +68,12 @@ class Dashboard:
     def list_runs(self) -> dict[str, Any]:
         """/runs.json."""
         listing = self._runs.read()
-        away = out_of_reach(self._settings.runs / "targets")
-        if away:
-            away = [
-                f"no metrics of {', '.join(away)}: they listen on 127.0.0.1 of another machine; "
-                "start them with telemetry.address=0.0.0.0"
-            ]
+        away = [
+            f"no metrics of {', '.join(runs)}: they listen on 127.0.0.1 of another machine; "
+            "start them with telemetry.address=0.0.0.0"
+            for runs in [self._out_of_reach]
+            if runs
+        ]
         return {
             "folder": str(self._settings.runs),
             "runs": listing.runs,
@@ -91,9 +92,12 @@ class Dashboard:
             "scrape_seconds": self._settings.scrape_seconds,
         }
 
-    def reap(self) -> None:
-        """Remove what killed runs left in RUNS/targets."""
-        for line in reap(self._settings.runs / "targets"):
+    def look_at_targets(self) -> None:
+        """Remove what killed runs left in RUNS/targets, and find those that cannot be asked from
+        here."""
+        folder = self._settings.runs / "targets"
+        self._out_of_reach = out_of_reach(folder)
+        for line in reap(folder):
             if line not in self._reaped:
                 self._reaped.append(line)
                 print(line, flush=True)
@@ -142,8 +146,8 @@ def look_after(board: Dashboard, prometheus: PrometheusServer | None) -> None:
     pause, told = threading.Event(), False
     looks = 0
     while True:
-        if looks % REAP_EVERY == 0:
-            board.reap()
+        if looks % TARGETS_EVERY == 0:
+            board.look_at_targets()
         if prometheus is not None and not told and prometheus.look():
             told = True
             print(f"{prometheus.trouble}\nThe page goes on without graphs.", file=sys.stderr)

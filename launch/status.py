@@ -6,19 +6,27 @@ cancel=CELL,...   take cells out of SLURM's queue, running ones after a save (al
 retry=CELL,...    hand cells to SLURM again that failed or were given up, as they were handed over
                   before, but for the words profile=, slurm.NAME= and parallel= that are given now
 
-All words of submit.py may stand here as well.
+All words of submit.py may stand here as well. A grid that restores masks (grid=densify_extra) has a
+line for each of its parts, and watch=true alone.
 """
 
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from launch.grid.cell_table import Line, Screen, print_table
 from launch.grid.cells import CELL_KEYS, Grid, read_grid
 from launch.slurm.commands import cancel, has_slurm
 from launch.slurm.handover import SubmitConfig, choose_cells, submit_grid
-from launch.slurm.status_table import describe, describe_others, show_log
+from launch.slurm.restore_array import (
+    RestoreArrayConfig,
+    is_restoration,
+    jobs_folder,
+    read_settings,
+)
+from launch.slurm.status_table import describe_all, describe_others, parts_of, show_log, work_of
 from launch.slurm.submission import Queue, Submission, read_queue, read_submissions
 from maskrestore.config.cli import run_program
 from maskrestore.utils.errors import ConfigError, UserError
@@ -41,8 +49,25 @@ class StatusConfig(SubmitConfig):
     for before, unless profile, slurm.NAME and parallel say otherwise."""
 
 
+class RestoreStatusConfig(RestoreArrayConfig):
+    """Its words for a grid that restores masks."""
+
+    watch: bool = False
+    """Go on until everything is done, or Ctrl-C."""
+
+
+View = tuple[list[Line], list[str]]
+"""The table's lines, and what is to be said of other jobs."""
+
+
 def main(words: Sequence[str]) -> int:
     """Show the table, or do what is asked; 1 if a cell has failed."""
+    if is_restoration(words):
+        restoration, _ = read_settings(RestoreStatusConfig, words)
+        folder, output = jobs_folder(restoration.output), restoration.output
+        title = f"{restoration.grid} in {output}"
+        on_slurm = has_slurm(restoration.cluster)
+        return show(title, lambda asks: look_at_parts(folder, asks), restoration.watch, on_slurm)
     settings, grid = read_grid(StatusConfig, words)
     on_slurm = has_slurm(settings.cluster)
     if settings.retry:
@@ -53,32 +78,43 @@ def main(words: Sequence[str]) -> int:
     if settings.logs:
         show_log(grid, settings.logs, settings.watch)
         return 0
-    if settings.watch:
-        return watch(grid, on_slurm)
-    lines, others = look(grid, on_slurm)
-    print_table(f"{grid.name} in {grid.folder}", lines, others)
-    return status_of(lines)
+    title = f"{grid.name} in {grid.folder}"
+    return show(title, lambda asks: look(grid, asks), settings.watch, on_slurm)
 
 
-def look(grid: Grid, on_slurm: bool) -> tuple[list[Line], list[str]]:
-    """The cells' lines, and what is to be said of other jobs. Raises UserError if SLURM is there
-    and silent."""
-    queue, submissions = read_queue(grid.folder) if on_slurm else (Queue({}, {}), [])
-    lines = [describe(cell, queue.cells.get(cell.name), submissions) for cell in grid.cells]
-    return lines, describe_others(queue)
+def look(grid: Grid, asks_slurm: bool) -> View:
+    """The cells of a grid. Raises UserError if SLURM is there and silent."""
+    queue, submissions = read_queue(grid.folder) if asks_slurm else (Queue({}, {}), [])
+    works = [work_of(cell) for cell in grid.cells]
+    return describe_all(works, queue, submissions), describe_others(queue)
 
 
-def watch(grid: Grid, on_slurm: bool) -> int:
-    """Look again and again until nothing moves any more; the exit status."""
+def look_at_parts(folder: Path, asks_slurm: bool) -> View:
+    """The parts of a restoration, whose jobs were handed over in this folder."""
+    queue, submissions = (
+        read_queue(folder) if asks_slurm else (Queue({}, {}), read_submissions(folder))
+    )
+    works = parts_of(submissions)
+    others = [] if works else [f"{folder}: nothing was handed to SLURM for this output folder"]
+    return describe_all(works, queue, submissions if asks_slurm else []), others
+
+
+def show(title: str, look: Callable[[bool], View], watches: bool, on_slurm: bool) -> int:
+    """Print what `look(whether to ask SLURM)` tells; the exit status. watches: again and again,
+    until nothing moves any more."""
+    if not watches:
+        lines, others = look(on_slurm)
+        print_table(title, lines, others)
+        return status_of(lines)
     with Screen() as screen:
         while True:
             try:
-                lines, others = look(grid, on_slurm)
+                lines, others = look(on_slurm)
                 is_moving = any(line.state in ("running", "waiting", "held") for line in lines)
             except UserError as error:  # SLURM may be back at the next look
-                lines, _ = look(grid, on_slurm=False)
+                lines, _ = look(False)
                 others, is_moving = [str(error)], True
-            screen.show(f"{grid.name} in {grid.folder}", lines, others)
+            screen.show(title, lines, others)
             if not is_moving:
                 return status_of(lines)
             time.sleep(WATCH_SECONDS)
@@ -86,7 +122,7 @@ def watch(grid: Grid, on_slurm: bool) -> int:
 
 def status_of(lines: Sequence[Line]) -> int:
     """1 if a cell has failed."""
-    return int(any(line.state in ("failed", "gave up", "ended") for line in lines))
+    return int(any(line.state in ("failed", "gave up", "ended", "unreadable") for line in lines))
 
 
 def retry(words: Sequence[str], grid: Grid, names: str, on_slurm: bool) -> int:

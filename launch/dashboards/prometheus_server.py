@@ -24,6 +24,8 @@ from maskrestore.utils.files import lock
 
 MONITORING = CONFIGS / "monitoring"
 RETENTION = "30d"
+RULES_SECONDS = 10.0
+"""Between two evaluations of rules and alerts, or five scrapes, if that is less."""
 READY_SECONDS = 300.0
 """It reads its history first, which takes long after weeks with hundreds of runs."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -146,10 +148,12 @@ def derive_config(
     """monitoring/prometheus.yml for another folder: paths absolute, scraped more often."""
     config: dict[str, Any] = _absolute(read_yaml(monitoring / "prometheus.yml"), monitoring)
     pause = f"{round(1000 * scrape_seconds)}ms"
+    # Rules look back on minutes and hours: of hundreds of runs that is most of what there is to do.
+    seldom = max(scrape_seconds, min(RULES_SECONDS, 5 * scrape_seconds))
     config["global"] = config.get("global", {}) | {
         "scrape_interval": pause,
         "scrape_timeout": pause,
-        "evaluation_interval": pause,
+        "evaluation_interval": f"{round(1000 * seldom)}ms",
     }
     for job in config["scrape_configs"]:
         if job["job_name"] == "maskrestore":

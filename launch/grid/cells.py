@@ -153,8 +153,9 @@ def _read_grid_file(path: Path) -> GridConfig:
     values = read_yaml(path)
     if read_restoration(path) is not None:
         raise ConfigError(
-            f"{path.name} restores masks: it has no rows to report or to watch. launch/submit.py "
-            "runs it, and summary.csv in its output folder tells how far it is"
+            f"{path.name} restores masks: it has no rows to report. launch/submit.py runs it, "
+            "launch/status.py tells how far it is, and summary.csv in its output folder what came "
+            "of it"
         )
     try:
         return validate(GridConfig, values)

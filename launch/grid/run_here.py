@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from launch.grid.cells import Cell, Grid, GridSettings
 from launch.grid.jobs import TrainJob
@@ -9,6 +10,7 @@ from launch.grid.local_queue import Failure, run_queue
 from launch.grid.missing_shards import write_missing_shards
 from launch.grid.state import ERROR, check_unchanged, read_progress, read_state
 from maskrestore.config.run import RunConfig
+from maskrestore.monitoring.targets import targets_folder, tell_failure
 from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import write_atomically
@@ -83,6 +85,10 @@ def run_cells(
         folder = by_name[name].folder
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ERROR, f"{failure.message}\nlog: {failure.log}\n".encode())
+        telemetry = by_name[name].config.telemetry
+        if telemetry.serve and not failure.by_user:  # else it has told that by itself
+            with suppress(OSError, ValueError):
+                tell_failure(telemetry.targets or targets_folder(folder), folder, failure.message)
     return failures
 
 

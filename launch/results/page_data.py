@@ -18,6 +18,7 @@ from launch.results.table_rows import Outcome, Row, untrained_rivals
 from maskrestore.data.labels import EVALUATED_IDS, LABELS
 from maskrestore.runs.figures import CAPTIONS, DISTANCES, FIGURES, SHARES
 from maskrestore.runs.metrics_file import read_metrics
+from maskrestore.utils.errors import UserError
 
 MORE = [key for key in SHARES if key != "miou_all"]
 """Figures of the second table, those aside that the first one has."""
@@ -199,7 +200,11 @@ def _curves(outcome: Outcome, evaluated: Sequence[str]) -> dict[str, Any]:
     [images seen, value]."""
     losses: dict[str, list[list[float]]] = {}
     evaluations: dict[str, list[list[float]]] = {}
-    for line in read_metrics(outcome.cell.folder):
+    try:
+        lines = read_metrics(outcome.cell.folder)
+    except UserError:
+        lines = []  # the outcome's problem already
+    for line in lines:
         for into, values in ((losses, line.get("losses")), (evaluations, line.get("evaluation"))):
             for key, value in values.items() if isinstance(values, dict) else ():
                 if isinstance(value, int | float) and (into is losses or key in evaluated):

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from launch.grid.cells import Cell, Grid
-from launch.grid.state import State, read_state
+from launch.grid.state import Progress, State, read_state
 from launch.results.names import input_of
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import flatten
@@ -113,9 +113,9 @@ def read_rows(grid: Grid) -> list[Row]:
 
 
 def _read_outcome(cell: Cell) -> Outcome:
-    state = read_state(cell)
     saved = cell.folder / "config.yaml"
     try:
+        state = read_state(cell)
         config = read_run_config(saved) if saved.is_file() else cell.config
         result = read_result(cell.folder) if state.kind == "done" else {}
         return Outcome(
@@ -123,7 +123,7 @@ def _read_outcome(cell: Cell) -> Outcome:
         )
     except (ConfigError, UserError) as error:
         problem = " ".join(str(error).splitlines())
-        unreadable = State("unreadable", state.progress)
+        unreadable = State("unreadable", Progress(0, cell.config.total_images, {}))
         return Outcome(cell, cell.config, unreadable, {}, {}, problem=problem)
 
 

@@ -150,28 +150,32 @@ def _is_dead(state: str) -> bool:
     return state.startswith(("down", "fail")) or state.endswith("*")  # *: it does not respond
 
 
-def ended_states(job: str) -> list[str]:
-    """State of each attempt of a job in order, as slurmdbd keeps them; [] where there is none."""
-    return [state for state, _ in _accounted(job)]
+def ended_states(jobs: Collection[str]) -> dict[str, list[str]]:
+    """Job -> state of each of its attempts in order, without jobs that slurmdbd does not know."""
+    return {job: [state for state, _ in rows] for job, rows in _accounted(jobs).items()}
 
 
 def last_nodes(job: str) -> list[str]:
     """Nodes that a waiting job had last, as slurmdbd keeps them; [] where there is none."""
-    lists = [nodes for _, nodes in _accounted(job) if nodes != "None assigned"]
+    attempts = _accounted([job]).get(job, [])
+    lists = [nodes for _, nodes in attempts if nodes != "None assigned"]
     return expand_nodes(lists[-1]) if lists else []
 
 
-def _accounted(job: str) -> list[tuple[str, str]]:
-    """State and nodes of each attempt of a job in order."""
-    if not _has_accounting():
-        return []
+def _accounted(jobs: Collection[str]) -> dict[str, list[tuple[str, str]]]:
+    """State and nodes of each attempt of each job, in order."""
+    attempts: dict[str, list[tuple[str, str]]] = {}
+    if not jobs or not _has_accounting():
+        return attempts
     command = ("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2")
-    try:
-        listing = ask(*command, f"--jobs={job}", "--format=State,NodeList")
-    except UserError:
-        return []
-    rows = (line.partition("|") for line in listing.splitlines() if line)
-    return [(state.split()[0], nodes) for state, _, nodes in rows]
+    for part in _parts(sorted(jobs), 500):
+        try:
+            listing = ask(*command, f"--jobs={','.join(part)}", "--format=JobID,State,NodeList")
+        except UserError:
+            continue
+        for job, state, nodes in (line.split("|", 2) for line in listing.splitlines() if line):
+            attempts.setdefault(job, []).append((state.split()[0], nodes))
+    return attempts
 
 
 @cache  # one that is down takes many seconds to say so

@@ -76,7 +76,7 @@ def why_asked(facts: dict[str, str]) -> str:
 def find_cause(began: Event) -> tuple[str, list[str]]:
     """Why SLURM ended an attempt, and the nodes at fault; "" if it does not tell."""
     nodes, restart = list(began["nodes"]), began["restart"]
-    states = ended_states(began["job"])  # an attempt each
+    states = ended_states([began["job"]]).get(began["job"], [])  # an attempt each
     state = states[restart] if restart < len(states) else ""
     known = {
         "PREEMPTED": "preempted",

@@ -44,6 +44,8 @@ class Attempt:
     checkpoint, or restored masks."""
     unit: str = "image"
     """Of what it counts: image or mask."""
+    targets: Path | None = None
+    """Folder of the files by which Prometheus finds the run; None if it is not to."""
 
 
 def note(run: Path, event: str, **facts: Any) -> None:

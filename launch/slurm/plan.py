@@ -70,11 +70,20 @@ def plan_steps(
             settings = {name: config.model_dump(mode="json") for name, config in configs.items()}
             after = tuple(("afterok", forerunner) for forerunner in needed)
             steps.append(Step(kind, jobs, settings, resources, after))
-    # Also where a submit.py died just before it: the report must come.
-    if steps or (queue.cells and not queue.ids("report")):
+    # Also where a submit.py died just before it, or the job itself: the report must come.
+    has_news = queue.cells or not is_reported(grid)
+    if steps or (has_news and not queue.ids("report")):
         after = tuple(("afterany", forerunner) for forerunner in ("shards", "generator", "cells"))
         steps.append(Step("report", [ReportJob(report)], {}, resources.single_task, after))
     return steps
+
+
+def is_reported(grid: Grid) -> bool:
+    """Whether the report in the grid's folder is newer than all results that it should tell of."""
+    results = [cell.folder / "result.json" for cell in grid.cells]
+    times = [path.stat().st_mtime for path in results if path.is_file()]
+    report = grid.folder / f"{grid.name}.md"
+    return not times or (report.is_file() and report.stat().st_mtime >= max(times))
 
 
 def _on(config: RunConfig, resources: SlurmConfig) -> RunConfig:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -29,6 +29,8 @@ from maskrestore.utils.errors import ConfigError, UserError
 
 KIND = "restore"
 """Of its submissions."""
+NEEDED = ("checkpoint", "input", "output")
+"""Settings without a default."""
 
 
 class RestoreArrayConfig(RestoreConfig):
@@ -47,6 +49,9 @@ class RestoreArrayConfig(RestoreConfig):
     profile: str = "default"
     """What to ask SLURM for: configs/slurm/NAME.yaml, below slurm.NAME=VALUE."""
     slurm: SlurmConfig = SlurmConfig()
+
+
+Settings = TypeVar("Settings", bound=RestoreArrayConfig)
 
 
 def is_restoration(words: Sequence[str]) -> bool:
@@ -69,7 +74,20 @@ def usage(words: Sequence[str]) -> str:
 
 def submit_restoration(words: Sequence[str]) -> int:
     """Restore, or hand it to SLURM; the exit status of restore.py, or 0 if it is handed over."""
-    given, mistakes = read_words(RestoreArrayConfig, words)
+    settings, values = read_settings(RestoreArrayConfig, words)
+    own = set(RestoreArrayConfig.model_fields) - set(RestoreConfig.model_fields)
+    restoration = validate(
+        RestoreConfig, {key: value for key, value in values.items() if key not in own}
+    )
+    if has_slurm(settings.cluster):
+        return hand_over(settings, restoration)
+    return restore_here(restoration, settings.dry_run)
+
+
+def read_settings(schema: type[Settings], words: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
+    """The words below those of their grid file, checked, and the values that stand there. Raises
+    ConfigError with all mistakes."""
+    given, mistakes = read_words(schema, words)
     path = find_grid(given["grid"])
     in_file = read_restoration(path) or {}
     mistakes += [
@@ -78,14 +96,12 @@ def submit_restoration(words: Sequence[str]) -> int:
         if "part" in settings
     ]
     values = merge(in_file, given)
-    settings = validate(RestoreArrayConfig, values, mistakes)
-    own = set(RestoreArrayConfig.model_fields) - set(RestoreConfig.model_fields)
-    restoration = validate(
-        RestoreConfig, {key: value for key, value in values.items() if key not in own}
-    )
-    if has_slurm(settings.cluster):
-        return hand_over(settings, restoration)
-    return restore_here(restoration, settings.dry_run)
+    return validate(schema, values, mistakes), values
+
+
+def jobs_folder(output: Path) -> Path:
+    """Where the jobs that restore into an output folder are handed over, beside it."""
+    return output.absolute().with_name(f"{output.absolute().name}.jobs")
 
 
 def restore_here(restoration: RestoreConfig, dry_run: bool) -> int:
@@ -112,7 +128,7 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
         raise ConfigError("slurm.nodes: not for restoring; leave it out")
     check_resources(resources, read_partitions())
     output = restoration.output.absolute()
-    folder = output.with_name(f"{output.name}.jobs")
+    folder = jobs_folder(output)
     queue, _ = read_queue(folder)
     if failed_launches(queue.cells.values()):
         if settings.dry_run:
@@ -122,15 +138,17 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
             queue, submissions = read_queue(folder)  # another submit.py may have been quicker
             return send_elsewhere(queue.cells.values(), submissions)
     refuse_queued(restoration, queue)
-    from maskrestore.inference.restore import find_out
+    from maskrestore.inference.restore import find_out, summarize
 
     num_masks, left = find_out(restoration)
     if not left:
+        if not settings.dry_run:
+            summarize(restoration)
         print(f"nothing to submit: {num_masks} masks are restored; see {output}/summary.csv")
         return 0
     num_parts = min(settings.parts, num_masks)
     parts = sorted({place % num_parts for place in left})
-    step = plan_step(restoration, parts, num_parts, resources, folder)
+    step = plan_step(restoration, parts, num_parts, num_masks, resources, folder)
     what = f"{num_masks} masks" if len(left) == num_masks else f"{len(left)} of {num_masks} masks"
     if settings.dry_run:
         has_passed = show_step(step, folder, settings.parallel)
@@ -145,7 +163,9 @@ def hand_over(settings: RestoreArrayConfig, restoration: RestoreConfig) -> int:
         code = snapshot(folder / "code")
         job = submit_step(step, folder, code, parallel=settings.parallel)
     print(f"job {job}: {what} in an array of {len(parts)}")
-    print(f"watch it: squeue --jobs={job}; logs: {folder}/jobs/*/{job}_*_log.out")
+    words = shlex.join([f"{name}={getattr(restoration, name)}" for name in NEEDED])
+    print(f"watch it: python launch/status.py grid={settings.grid} {words} watch=true")
+    print(f"logs: {folder}/jobs/*/{job}_*_log.out")
     print(
         f"the same command again restores what is left; then see {restoration.output}/summary.csv"
     )
@@ -170,16 +190,18 @@ def plan_step(
     restoration: RestoreConfig,
     parts: Sequence[int],
     num_parts: int,
+    num_masks: int,
     resources: SlurmConfig,
     folder: Path,
 ) -> Step:
-    """The array of these parts of `num_parts`. Each has a run folder of its own for its journal:
-    part-0-of-8, ..."""
+    """The array of these parts of `num_parts`, which share out all masks. Each has a run folder of
+    its own for its journal: part-0-of-8, ..."""
     jobs: list[Callable[[], Any]] = []
     cells = {}
     for number in parts:
         config = restoration.model_copy(update={"part": f"{number}/{num_parts}"})
         run = folder / f"part-{number}-of-{num_parts}"
         jobs.append(RestoreTask(config, run))
-        cells[run.name] = config.model_dump(mode="json") | {"run": str(run)}
+        facts = {"run": str(run), "num_masks": len(range(number, num_masks, num_parts))}
+        cells[run.name] = config.model_dump(mode="json") | facts
     return Step(KIND, jobs, cells, resources)

@@ -1,12 +1,14 @@
-"""Where each cell of a grid stands, as lines of a table, and what its job printed."""
+"""Where each cell of a grid stands, or each part of a restoration, as lines of a table, and what
+its job printed."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.grid.cell_table import Line
 from launch.grid.cells import Cell, Grid
-from launch.grid.state import ERROR, read_state
+from launch.grid.state import ERROR, Progress, State, read_state, state_in
 from launch.slurm import journal
 from launch.slurm.commands import QueuedJob, ended_states
 from launch.slurm.holds import describe_hold, hold_of
@@ -14,12 +16,73 @@ from launch.slurm.submission import Queue, Submission, read_submissions
 from maskrestore.utils.errors import ConfigError, UserError
 
 
-def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission]) -> Line:
-    """A cell, from its run folder, its journal and SLURM's queue."""
-    state = read_state(cell)
-    events = journal.read_journal(cell.folder)
-    restarts = journal.num_restarts(events)
-    kind: str = state.kind
+@dataclass(frozen=True)
+class Work:
+    """What has a line of its own; trouble: why its files cannot be read."""
+
+    name: str
+    folder: Path
+    state: State
+    trouble: str = ""
+
+
+def work_of(cell: Cell) -> Work:
+    """A cell; one that cannot be read is told of in its own line alone."""
+    try:
+        return Work(cell.name, cell.folder, read_state(cell))
+    except UserError as error:
+        state = State("unreadable", Progress(0, cell.config.total_images, {}))
+        return Work(cell.name, cell.folder, state, " ".join(str(error).split()))
+
+
+def parts_of(submissions: Sequence[Submission]) -> list[Work]:
+    """The parts of a restoration, as many as the masks were cut into the last time; those that were
+    done by then are of earlier submissions."""
+    from maskrestore.inference.output.journal import count_done
+
+    works: dict[int, Work] = {}
+    num_parts = ""
+    for submission in reversed(submissions):
+        for name, settings in submission.cells.items():
+            number, _, of = settings["part"].partition("/")
+            num_parts = num_parts or of
+            if of != num_parts or int(number) in works:
+                continue
+            num_done = count_done(submission.started_in / settings["output"], settings["part"])
+            progress = Progress(num_done, settings.get("num_masks", 0), {})
+            folder = submission.started_in / settings["run"]
+            works[int(number)] = Work(name, folder, state_in(folder, progress))
+    return [works[number] for number in sorted(works)]
+
+
+def describe_all(
+    works: Sequence[Work], queue: Queue, submissions: Sequence[Submission]
+) -> list[Line]:
+    """A line each, from run folders, journals and SLURM's queue. Its accounting is asked once, for
+    all that ended without a word."""
+    events = {work.name: journal.read_journal(work.folder) for work in works}
+    jobs = {name: job for submission in submissions for name, job in submission.jobs().items()}
+    ends = {
+        work.name: told_end(work, events[work.name])
+        for work in works
+        if work.name not in queue.cells and work.state.kind not in ("done", "running")
+    }
+    wordless = {name: jobs[name] for name, end in ends.items() if end is None and name in jobs}
+    states = ended_states(wordless.values())
+    folders = {work.name: work.folder for work in works}
+    for name, job in wordless.items():
+        ends[name] = wordless_end(job, states.get(job, []), folders[name], events[name])
+    return [
+        describe(work, queue.cells.get(work.name), events[work.name], ends.get(work.name))
+        for work in works
+    ]
+
+
+def describe(
+    work: Work, job: QueuedJob | None, events: list[journal.Event], end: tuple[str, str] | None
+) -> Line:
+    """A line. end: state and note of what neither runs nor waits, where they are known."""
+    kind: str = work.state.kind
     note = nodes = ""
     began = [event for event in events if event["event"] == "began"]
     if began:
@@ -30,39 +93,44 @@ def describe(cell: Cell, job: QueuedJob | None, submissions: Sequence[Submission
         kind, nodes = ("waiting", "") if job.state == "PENDING" else ("running", job.nodes)
         note = f"job {job.id}" + (f" waits: {job.reason}" if kind == "waiting" else "")
         note += f", {job.state.lower()}" if job.state not in ("PENDING", "RUNNING") else ""
-    elif state.kind not in ("done", "running"):
-        kind, note = describe_end(cell, events, kind, submissions)
-    ends = [event for event in events if event["event"] == "ended"]
-    if job is not None and ends:
-        note += f"; last attempt: {ends[-1]['reason']}"
+    elif end is not None:
+        kind, note = end
+    ended = [event for event in events if event["event"] == "ended"]
+    if job is not None and ended:
+        note += f"; last attempt: {ended[-1]['reason']}"
     launches = journal.failed_launches(events, job.id) if job is not None else []
     if launches:
         note += f"; could not be started {len(launches)} times"
     away = sorted({node for e in events if e["event"] == "excluded" for node in e["nodes"]})
     if away:
         note += f"; kept away from {', '.join(away)}, which failed it twice"
-    return Line(cell.name, kind, state.progress, note.removeprefix("; "), restarts, nodes)
+    restarts = journal.num_restarts(events)
+    return Line(work.name, kind, work.state.progress, note.removeprefix("; "), restarts, nodes)
 
 
-def describe_end(
-    cell: Cell, events: list[journal.Event], kind: str, submissions: Sequence[Submission]
-) -> tuple[str, str]:
-    """State and note of a cell that nothing runs and nothing waits for, though it is not done."""
+def told_end(work: Work, events: list[journal.Event]) -> tuple[str, str] | None:
+    """State and note of what nothing runs and nothing waits for, though it is not done; None where
+    its own files do not tell."""
+    if work.trouble:
+        return work.state.kind, work.trouble
     if events and events[-1]["event"] == "gave up":
         return "gave up", events[-1]["reason"]
     if events and events[-1]["event"] == "ended" and "cancelled" in events[-1]["reason"]:
         return "cancelled", events[-1]["reason"]
-    if (cell.folder / ERROR).is_file():
-        return "failed", " ".join((cell.folder / ERROR).read_text(encoding="utf-8").split())
-    newest_first = (submission.job_of(cell.name) for submission in reversed(submissions))
-    job = next(filter(None, newest_first), None)
-    if job is None:
-        return kind, ""
-    state = (ended_states(job) or ["without a word"])[-1]
+    if (work.folder / ERROR).is_file():
+        return "failed", " ".join((work.folder / ERROR).read_text(encoding="utf-8").split())
+    return None
+
+
+def wordless_end(
+    job: str, states: Sequence[str], folder: Path, events: list[journal.Event]
+) -> tuple[str, str]:
+    """The same from the states of a job's attempts, as far as SLURM has kept them."""
+    state = states[-1] if states else "without a word"
     if state == "CANCELLED":
         return "cancelled", f"job {job}"
     if not events:
-        return "ended", f"job {job}: {state}, before it could write to {cell.folder}"
+        return "ended", f"job {job}: {state}, before it could write to {folder}"
     reasons = [event["reason"] for event in events if event.get("reason")]
     return "ended", f"job {job}: {state}" + (f"; {reasons[-1]}" if reasons else "")
 
@@ -71,7 +139,7 @@ def describe_others(queue: Queue) -> list[str]:
     """The jobs that are not cells, a line each."""
     lines = []
     for kind, jobs in queue.kinds.items():
-        for job in jobs if kind not in ("cells", "generator") else ():
+        for job in jobs if kind not in ("cells", "generator", "restore") else ():
             hold = hold_of(job)
             text = f"job {job.id} {job.state.lower()} ({job.reason})"
             lines.append(f"{kind}: {describe_hold(job, hold) if hold else text}")

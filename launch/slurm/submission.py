@@ -62,17 +62,20 @@ class Submission:
             return self.folder
         return self.started_in / str(list(self.cells.values())[job.index]["run"])
 
-    def job_of(self, cell: str) -> str | None:
-        """The id of a cell's job, 123 or 123_4; None if it is not here, or sbatch never was."""
+    def jobs(self) -> dict[str, str]:
+        """The id of each cell's job, 123 or 123_4; none where sbatch never was."""
         scripts = list(self.folder.glob("[0-9]*_submission.sh"))
-        if cell not in self.cells or not scripts:
-            return None
-        number = scripts[0].name.partition("_")[0]
-        return f"{number}_{list(self.cells).index(cell)}" if len(self.cells) > 1 else number
+        if not scripts:
+            return {}
+        number, is_array = scripts[0].name.partition("_")[0], len(self.cells) > 1
+        return {
+            cell: f"{number}_{index}" if is_array else number
+            for index, cell in enumerate(self.cells)
+        }
 
     def log(self, cell: str) -> Path | None:
         """What the first task of a cell printed, in all its attempts."""
-        job = self.job_of(cell)
+        job = self.jobs().get(cell)
         path = self.folder / f"{job}_0_log.out"
         return path if job is not None and path.is_file() else None
 

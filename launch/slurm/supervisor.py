@@ -15,9 +15,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from launch.grid.state import ERROR
 from launch.slurm import journal
@@ -27,6 +28,7 @@ from launch.slurm.journal import USER_MISTAKE, Attempt, Event
 from launch.slurm.resources import SlurmConfig
 from launch.slurm.submission import SUBMISSION, WITHDRAWN
 from maskrestore.config.cli import RESUME_STATUS
+from maskrestore.monitoring.targets import targets_folder, tell_failure
 from maskrestore.runs.provenance import ROOT
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.streams import set_up_streams
@@ -77,7 +79,8 @@ def own_job() -> str:
 def read_attempt(what: Path) -> Attempt | None:
     """This start of this job; None for a job that is not a run. Raises UserError if the submission
     was taken back."""
-    settings, folder = {"run": str(what)}, Path()
+    settings: dict[str, Any] = {"run": str(what)}
+    folder = Path()
     max_idle_restarts = SlurmConfig().max_idle_restarts
     if (what / SUBMISSION).is_file():
         if (what / WITHDRAWN).exists():
@@ -97,9 +100,13 @@ def read_attempt(what: Path) -> Attempt | None:
 
         output = folder / settings["output"]
         count_saved, unit = partial(count_done, output, settings["part"]), "mask"
+    telemetry = settings.get("telemetry", {})
+    targets = None
+    if telemetry.get("serve", "part" not in settings):
+        targets = folder / telemetry["targets"] if telemetry.get("targets") else targets_folder(run)
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     nodes = tuple(patiently(lambda: expand_nodes(os.environ["SLURM_JOB_NODELIST"])))
-    return Attempt(run, own_job(), restart, nodes, max_idle_restarts, count_saved, unit)
+    return Attempt(run, own_job(), restart, nodes, max_idle_restarts, count_saved, unit, targets)
 
 
 def begin(attempt: Attempt) -> int:
@@ -173,6 +180,8 @@ def end(attempt: Attempt, status: int) -> int:
         num_images=attempt.count_saved(),
     )
     if status in (0, USER_MISTAKE) or is_cancelled(attempt, facts) or is_requeued(attempt, facts):
+        if status == USER_MISTAKE:
+            tell_prometheus(attempt, reason)
         return status
     events = journal.read_journal(run)
     if has_to_give_up(attempt, events):
@@ -190,7 +199,15 @@ def has_to_give_up(attempt: Attempt, events: list[Event]) -> bool:
     last = next(event["reason"] for event in reversed(events) if event["event"] == "ended")
     reason = f"no progress in {idle} restarts from {attempt.unit} {saved}; the last one: {last}"
     journal.give_up(attempt.run, reason)
+    tell_prometheus(attempt, reason)
     return True
+
+
+def tell_prometheus(attempt: Attempt, reason: str) -> None:
+    """The run is not started again; if it was killed before it could say so itself, this does."""
+    if attempt.targets is not None:
+        with suppress(OSError, ValueError):  # it is in the journal
+            tell_failure(attempt.targets, attempt.run, reason)
 
 
 def nodes_to_leave(attempt: Attempt, events: list[Event]) -> list[str]:

@@ -44,7 +44,10 @@ export function merge(folders, known) {
   };
   for (const folder of folders) at(folder.grid, folder.run).folder = folder;
   for (const { labels, health, lastError } of known?.answering ?? []) {
-    if (labels.job === "maskrestore" && labels.run) at(labels.grid, labels.run).targets.push({ node: labels.node, health, lastError });
+    if (labels.job !== "maskrestore" || !labels.run) continue;
+    const entry = at(labels.grid, labels.run);
+    if (labels.failure) entry.failed = true; // nobody is there, but what tells why it failed
+    else entry.targets.push({ node: labels.node, health, lastError });
   }
   for (const alert of known?.firing ?? []) {
     if (alert.state === "firing" && alert.labels.run) at(alert.labels.grid, alert.labels.run).alerts.push(alert);
@@ -72,14 +75,15 @@ function judge(entry) {
   const answers = targets.some(({ health }) => health === "up");
   const isDone = folder?.state === "done";
   const isSilent = !answers && targets.some(({ health }) => health === "down");
-  let state = folder?.state ?? "running";
+  let state = folder?.state ?? (entry.failed ? "failed" : "running");
+  if (entry.failed && state === "stopped") state = "failed";
   if (answers && !isDone) state = "running"; // its lock may not be seen from here
   if (isSilent && (state === "stopped" || state === "running")) state = "silent";
   const isPage = entry.alerts.some(({ labels }) => labels.severity === "page");
   const kind = entry.alerts.length ? (isPage ? "page" : "warning") : state;
   const progress = isDone ? 1 : metrics.progress_ratio ?? folder?.progress ?? null;
   const starts = metrics.starts_total ?? folder?.starts ?? 0;
-  const ended = targets.length || state === "running" ? null : folder.changed;
+  const ended = targets.length || state === "running" ? null : folder?.changed ?? null;
   return { ...entry, state, kind, progress, starts, answers, ended };
 }
 

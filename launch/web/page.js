@@ -10,7 +10,9 @@ import { firstShown, frameOf, getJson, queryRange, windowOf } from "./prometheus
 import { RunHead } from "./run_head.js";
 
 const REFRESH_SECONDS = 5;
-const STALE_SECONDS = 20;
+const PATIENCE = 4; // pauses are so many times as long as the answers took: many runs cost no more
+const MOST_SECONDS = 15;
+const STALE_SECONDS = 30;
 const SPARK_POINTS = 120;
 const RANGES = { "5m": [300, "5 min"], "15m": [900, "15 min"], "1h": [3600, "1 h"], "6h": [21600, "6 h"], "24h": [86400, "24 h"], "7d": [604800, "7 d"] };
 const COUNTS = [["running", "running"], ["healthy", "done"], ["alerting", "page"], ["failed", "failed"], ["stopped", "stopped"], ["done", "done"]];
@@ -67,6 +69,7 @@ function enter() {
 async function refresh() {
   clearTimeout(page.timer);
   const turn = (page.turn += 1);
+  const began = Date.now();
   try {
     if (!document.hidden) {
       const problems = await update(turn);
@@ -75,7 +78,8 @@ async function refresh() {
       render();
     }
   } finally { // whatever goes wrong once, the next look may be better
-    if (turn === page.turn) page.timer = setTimeout(refresh, REFRESH_SECONDS * 1000);
+    const pause = Math.max(REFRESH_SECONDS * 1000, PATIENCE * (Date.now() - began));
+    if (turn === page.turn) page.timer = setTimeout(refresh, Math.min(pause, MOST_SECONDS * 1000));
   }
 }
 

@@ -142,13 +142,15 @@ def on_every_process(accelerator: Accelerator, action: Callable[[], Result]) -> 
         result = action()
     except (ConfigError, UserError, OSError, Interrupted) as error:
         mistake = error
-    kinds = gather_objects(accelerator, mistake and isinstance(mistake, Interrupted) + 1)
-    if 2 in kinds:
+    mine = None if mistake is None else (isinstance(mistake, Interrupted), str(mistake))
+    told = gather_objects(accelerator, mine)
+    if any(one is not None and one[0] for one in told):
         raise mistake if isinstance(mistake, Interrupted) else Interrupted("stopped as asked")
-    if mistake is not None and accelerator.process_index == kinds.index(1):
+    mistakes = [(rank, one[1]) for rank, one in enumerate(told) if one is not None]
+    if mistake is not None and accelerator.process_index == mistakes[0][0]:
         raise mistake
-    if any(kinds):
-        raise SystemExit(2)
+    if mistakes:
+        raise SystemExit(2) from UserError(mistakes[0][1])
     return result
 
 

@@ -113,6 +113,14 @@ def find_out(config: RestoreConfig) -> Outlook:
     )
 
 
+def summarize(config: RestoreConfig) -> None:
+    """Write the tables of all that was restored into the output folder: whoever restored the last
+    mask may have died before it did. Raises ConfigError or UserError as `find_out` does."""
+    plan = _plan(config, read_run(config))
+    folder = OutputFolder(config.output, config.part, 0, plan.identity)
+    folder.summarize(plan.masks, config.augment)
+
+
 def _make_accelerator(config: RestoreConfig, run: RunConfig) -> Accelerator:
     """ConfigError names this program's settings, not those of train.py that they stand for."""
     try:

@@ -6,17 +6,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from maskrestore.config.run import RunConfig
 from maskrestore.monitoring.exporter import Exporter, forget, push
 from maskrestore.monitoring.targets import (
+    PID,
     Target,
     announce,
     keep_alive,
+    labels_of,
     reap,
     supersede,
     target_path,
+    targets_folder,
     withdraw,
 )
 
@@ -40,9 +42,10 @@ class Endpoint:
     ) -> None:
         self._config, self._exporter, self._say = config.telemetry, exporter, say
         self._node, self._nodes, self._is_main = nodes[rank], frozenset(nodes), rank == 0
-        self.labels = _labels(config.run)
+        self._has_checkpoints = config.trains
+        self.labels = labels_of(config.run)
         """On all series of the run, on each node."""
-        folder = config.telemetry.targets or _targets_folder(config.run)
+        folder = config.telemetry.targets or targets_folder(config.run)
         self._path = target_path(folder, config.run, self._node)
         self._target: Target | None = None
         self._touched = 0.0
@@ -75,6 +78,8 @@ class Endpoint:
         # The name of the machine itself, so that others can leave its loopback addresses alone.
         own = {"instance": self._node, "node": self._node, "__host": socket.gethostname()}
         labels = own | self.labels
+        if not self._has_checkpoints:
+            labels[PID] = str(os.getpid())
         if self._config.tls_certificate is not None:
             labels["__scheme__"] = "https"
         return Target(self._path, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", labels)
@@ -105,21 +110,11 @@ class Endpoint:
 
     def close(self, withdrawn: bool) -> None:
         """Stop answering. withdrawn: whether Prometheus is to forget the address."""
-        if self._target is not None and withdrawn:
-            withdraw(self._target)
+        if withdrawn:
+            self.withdraw()
         self._exporter.close()
 
-
-def _labels(run: Path) -> dict[str, str]:
-    run = run.resolve()
-    # Names may hold bytes that are no text, which could be written nowhere.
-    return {
-        key: os.fsencode(name).decode(errors="replace")
-        for key, name in (("grid", run.parent.name), ("run", run.name))
-    }
-
-
-def _targets_folder(run: Path) -> Path:
-    """Beside the grids, if this is a cell of one of them, else beside the run."""
-    shared = run.parent.parent / "targets"
-    return shared if shared.is_dir() else run.parent / "targets"
+    def withdraw(self) -> None:
+        """Let Prometheus forget the address. Takes no lock, and raises nothing."""
+        if self._target is not None:
+            withdraw(self._target)

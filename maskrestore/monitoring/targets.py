@@ -2,7 +2,8 @@
 
 Each is written by rename, touched while the run lives and removed at its end. One that a killed run
 left behind stays for a while, so that Prometheus notices that nobody answers, and is then reaped by
-whoever comes by: a run that starts, or the dashboard.
+whoever comes by: a run that starts, or the dashboard. A run that fails before its first step leaves
+one that says why, until it is started again.
 """
 
 import hashlib
@@ -21,7 +22,16 @@ REAP_SECONDS = 900.0
 """Age at which a target file goes whose address does not answer."""
 FAR_SECONDS = 86_400.0
 """The same where only another machine could ask it: it touches its file after steps and evaluated
-batches, between which there may be a long time."""
+batches, between which there may be a long time. Also of what tells of a failure."""
+FAILURE = "failure"
+"""Label of a run that failed before its first step: why."""
+NOWHERE = "127.0.0.1:0"
+"""Its address: one that is nobody's, so that no later run is taken for it."""
+MOST_LETTERS = 300
+"""Of what it says."""
+VANISHED = "its process ended without a word: killed, perhaps for want of memory"
+PID = "__pid"
+"""Label of a run with nothing to resume, which need not be missed for long: its process."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,28 @@ class Target:
     path: Path
     address: str
     labels: Mapping[str, str]
+
+
+def node_name() -> str:
+    """This machine, as SLURM or else as it calls itself."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def labels_of(run: Path) -> dict[str, str]:
+    """Those on all series of a run, on each node."""
+    run = run.resolve()
+    # Names may hold bytes that are no text, which could be written nowhere.
+    return {
+        key: os.fsencode(name).decode(errors="replace")
+        for key, name in (("grid", run.parent.name), ("run", run.name))
+    }
+
+
+def targets_folder(run: Path) -> Path:
+    """Where its files lie unless it is told otherwise: beside the grids, if this is a cell of one
+    of them, else beside the run."""
+    shared = run.parent.parent / "targets"
+    return shared if shared.is_dir() else run.parent / "targets"
 
 
 def target_path(folder: Path, run: Path, node: str) -> Path:
@@ -60,6 +92,22 @@ def withdraw(target: Target) -> None:
     with suppress(OSError, ValueError):
         if read_target(target.path).address == target.address:
             target.path.unlink()
+
+
+def tell_failure(folder: Path, run: Path, reason: str) -> None:
+    """Leave a file that says why a run of this node has failed, unless one is there that does not:
+    then the run had begun, and is missed there, or is another start, which goes on.
+
+    Raises OSError, or ValueError if the one that is there is none of ours.
+    """
+    path, node = target_path(folder, run, node_name()), node_name()
+    if path.exists() and FAILURE not in read_target(path).labels:
+        return
+    _announce_failure(path, labels_of(run) | {"instance": node, "node": node}, reason)
+
+
+def _announce_failure(path: Path, labels: Mapping[str, str], reason: str) -> None:
+    announce(Target(path, NOWHERE, {**labels, FAILURE: " ".join(reason.split())[:MOST_LETTERS]}))
 
 
 def read_target(path: Path) -> Target:
@@ -118,10 +166,14 @@ def reap(folder: Path) -> list[str]:
     now = _time_of(folder)
     for path in sorted(folder.glob("*.json")) if now is not None else ():
         try:
-            if (age := (now or 0) - path.stat().st_mtime) < REAP_SECONDS:
+            age, target = (now or 0) - path.stat().st_mtime, read_target(path)
+            if _has_vanished(target):
+                labels = {k: v for k, v in target.labels.items() if not k.startswith("__")}
+                _announce_failure(path, labels, VANISHED)
+                told.append(f"{path.name}: its process is gone")
                 continue
-            target = read_target(path)
-            if is_out_of_reach(target) and age < FAR_SECONDS:
+            is_patient = is_out_of_reach(target) or FAILURE in target.labels
+            if age < (FAR_SECONDS if is_patient else REAP_SECONDS):
                 continue
             if not _answers(target.address):
                 path.unlink()
@@ -131,6 +183,19 @@ def reap(folder: Path) -> list[str]:
         except (OSError, ValueError) as error:
             told.append(f"{path.name}: left alone: {error}")
     return told
+
+
+def _has_vanished(target: Target) -> bool:
+    """Whether it is known to have ended without a word: no such process on this machine."""
+    if PID not in target.labels or target.labels.get("__host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(target.labels[PID]), 0)
+    except ProcessLookupError:
+        return not _answers(target.address)  # in a container it has another number
+    except (OSError, ValueError, OverflowError):  # somebody else's
+        pass
+    return False
 
 
 def _time_of(folder: Path) -> float | None:

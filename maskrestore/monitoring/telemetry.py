@@ -7,7 +7,6 @@ waits for the device: figures come from the reports, which have been read from i
 import functools
 import math
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,6 @@ from maskrestore.monitoring.health import GRADIENT, Report
 from maskrestore.monitoring.meter import DATA, USAGE, Measured, peak_flops
 from maskrestore.runs import provenance
 from maskrestore.runs.checkpoint import Saved
-from maskrestore.utils.errors import ConfigError, UserError
 
 STATES = ("starting", "training", "evaluating", "saving")
 
@@ -49,11 +47,6 @@ def _harmless(method: Method[Words]) -> Method[Words]:
     return call  # type: ignore[return-value] # mypy tells `self` from a first argument
 
 
-def node_name() -> str:
-    """This machine, as SLURM or else as it calls itself."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
 class Telemetry:
     """Of one process: the first one of each node answers Prometheus, the others do nothing.
 
@@ -76,7 +69,7 @@ class Telemetry:
         self._exporter = Exporter(self._serves and rank == 0, self._serves)
         self._endpoint = Endpoint(config, rank, nodes, self._exporter, self.say)
         self._troubles: set[str] = set()
-        self._state = ""
+        self._state, self._has_begun = "", False
         self._num_images, self._last_report = 0, (0.0, 0)
         self._saved: Saved | None = None
         if rank == 0:
@@ -94,15 +87,10 @@ class Telemetry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A crash, or a failure once it had begun, leaves the target: Prometheus then sees that
-        # nobody answers. What fails at the start tells the person who started it.
-        told = (ConfigError, UserError, OSError, SystemExit)
-        begun = self._state not in ("", "starting")
-        self._leave(
-            kind is None
-            or issubclass(kind, KeyboardInterrupt)
-            or (issubclass(kind, told) and not begun)
-        )
+        # A failure once it had begun leaves the target: Prometheus then sees that nobody answers.
+        # Of one before that, failed_start.py leaves a target that says why.
+        is_wanted = kind is None or issubclass(kind, KeyboardInterrupt)
+        self.leave(withdrawn=is_wanted or not self._has_begun)
 
     @_harmless
     def _describe(self, device: torch.device, num_processes: int, num_starts: int) -> None:
@@ -129,8 +117,13 @@ class Telemetry:
         self._endpoint.open()
 
     @_harmless
-    def _leave(self, withdrawn: bool) -> None:
+    def leave(self, withdrawn: bool = True) -> None:
+        """Stop answering. withdrawn: whether Prometheus is to forget the run."""
         self._endpoint.close(withdrawn)
+
+    def withdraw(self) -> None:
+        """Prometheus is to forget the run, which is about to be ended by a signal."""
+        self._endpoint.withdraw()
 
     @_harmless
     def begin(
@@ -168,12 +161,16 @@ class Telemetry:
         self._exporter.add("beats_total")
         self._exporter.set("last_step_timestamp_seconds", time.time())
         self._at(num_images)
-        self._endpoint.keep_alive()
+        self._go_on()
 
     @_harmless
     def beat(self) -> None:
         """A batch was evaluated."""
         self._exporter.add("beats_total")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._has_begun = True
         self._endpoint.keep_alive()
 
     def _at(self, num_images: int) -> None:

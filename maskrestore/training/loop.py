@@ -7,7 +7,7 @@ of collectives is the order of the lines.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 
 from maskrestore.config.run import RunConfig
@@ -19,7 +19,9 @@ from maskrestore.distributed.processes import (
     on_every_process,
     on_main_process,
 )
-from maskrestore.monitoring.telemetry import Telemetry, node_name
+from maskrestore.monitoring.failed_start import failed_start_told
+from maskrestore.monitoring.targets import node_name
+from maskrestore.monitoring.telemetry import Telemetry
 from maskrestore.runs import run_folder
 from maskrestore.runs.result import read_result, write_result
 from maskrestore.training.agreement import Agreement
@@ -30,7 +32,7 @@ from maskrestore.training.recovery import Judge, check_end
 from maskrestore.training.saving import Saving, save_networks
 from maskrestore.training.setup import Run, set_up
 from maskrestore.training.step import take_step
-from maskrestore.utils.stopping import StopRequest, Watchdog
+from maskrestore.utils.stopping import LastAct, StopRequest, Watchdog
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -39,18 +41,19 @@ def train(config: RunConfig) -> dict[str, Any]:
     A finished run is left as it is. Raises ConfigError or UserError for everything that the user
     can mend, and Interrupted once it has saved after SIGTERM, SIGINT or SIGUSR2.
     """
-    # Signals end it at once until all processes are there: nothing is to be saved yet.
-    accelerator = make_accelerator(config, for_training=config.trains)
-    stop = StopRequest()
-    listening = stop if config.trains else nullcontext()  # without training nothing is to be saved
-    with listening, claimed(config, accelerator):
-        if not any(gather_objects(accelerator, (config.run / "result.json").is_file())):
-            with telemetry_of(config, accelerator) as telemetry:
-                while not take_steps(set_up(config, accelerator, stop, telemetry)):
-                    settle(accelerator)  # the run has gone back
-            settle(accelerator)
-        result = on_main_process(accelerator, lambda: read_result(config.run))
-        return gather_objects(accelerator, result or {})[0]
+    with failed_start_told(config):
+        # Signals end it at once until all processes are there: nothing is to be saved yet.
+        accelerator = make_accelerator(config, for_training=config.trains)
+        stop = StopRequest()
+        listening = stop if config.trains else nullcontext()  # else nothing is to be saved
+        with listening, claimed(config, accelerator):
+            if not any(gather_objects(accelerator, (config.run / "result.json").is_file())):
+                with telemetry_of(config, accelerator) as telemetry, leaving(config, telemetry):
+                    while not take_steps(set_up(config, accelerator, stop, telemetry)):
+                        settle(accelerator)  # the run has gone back
+                settle(accelerator)
+            result = on_main_process(accelerator, lambda: read_result(config.run))
+            return gather_objects(accelerator, result or {})[0]
 
 
 def take_steps(run: Run) -> bool:
@@ -116,6 +119,11 @@ def telemetry_of(config: RunConfig, accelerator: Accelerator) -> Telemetry:
     nodes = gather_objects(accelerator, node_name())
     rank, device = accelerator.process_index, accelerator.device
     return Telemetry(config, rank, nodes, device, num_starts)
+
+
+def leaving(config: RunConfig, telemetry: Telemetry) -> AbstractContextManager[object]:
+    """A run that only evaluates is ended at once by a signal: Prometheus forgets it before."""
+    return nullcontext() if config.trains else LastAct(telemetry.withdraw)
 
 
 def settle(accelerator: Accelerator) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -46,6 +47,33 @@ class StopRequest:
             self.signal = signal.Signals(number)
             if is_first_process():
                 os.write(2, b"\nstopping after this step, to save; Ctrl-\\ ends at once\n")
+
+
+class LastAct:
+    """Within it SIGTERM and SIGUSR2 do what they did before, after an act that takes no lock: a
+    handler interrupts any line, also one that holds it."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._process:  # not in a forked worker
+            self._act()
+        signal.signal(number, self._before[number])
+        signal.raise_signal(number)
 
 
 class Watchdog:

@@ -115,7 +115,9 @@ def sacct(words: list[str]) -> int:
     if not (STATE / "accounting.json").exists():  # state and nodes of each attempt, of any job
         return complain("Slurm accounting storage is disabled")
     attempts = json.loads((STATE / "accounting.json").read_text())
-    print("\n".join(f"{state}|{nodes}" for state, nodes in attempts))
+    jobs = next(word for word in words if word.startswith("--jobs="))[7:].split(",")
+    for job in jobs:
+        print("\n".join(f"{job}|{state}|{nodes}" for state, nodes in attempts))
     return 0
 
 

@@ -23,6 +23,7 @@ from processes import wait_until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from maskrestore.monitoring.targets import tell_failure
 from maskrestore.utils import files
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -247,3 +248,16 @@ def test_a_run_that_ended_is_shown_as_it_was(tmp_path: Path) -> None:
             )
             wait_in_page(page, "numbers", lambda: "42" in texts(page, "#run .number")[0])
             wait_in_page(page, "lines", lambda: drawn(page, "Loss terms", "path.line, circle"))
+
+
+@needs_prometheus
+def test_a_run_that_failed_before_its_first_step_says_why_on_its_card(tmp_path: Path) -> None:
+    run = tmp_path / "grid" / "misled"  # of which there is no folder
+    tell_failure(tmp_path / "targets", run, "generator.path=g.pth: no such file")
+    with start_dashboard(tmp_path, "scrape_seconds=0.2") as board, open_page(board.url) as driver:
+        [card] = wait_in_page(
+            driver, "why", lambda: [t for t in texts(driver, ".card") if "FailedStart" in t]
+        )
+        assert "failed before its first step: generator.path=g.pth: no such file" in card
+        assert "No answer" not in card
+        assert "1\n✕ failed" in texts(driver, "#counts li")

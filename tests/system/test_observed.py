@@ -51,6 +51,7 @@ SICKNESSES = {
     ("MaskrestoreCrashLoop", "crashing"),
     ("MaskrestoreStraggler", "straggling"),
     ("MaskrestoreTargetDown", "killed"),
+    ("MaskrestoreFailedStart", "misled"),
 }
 PENDING = {
     "MaskrestoreCheckpointTooOld": "30s",
@@ -71,6 +72,8 @@ def write_fast_rules(folder: Path) -> None:
     (folder / "prometheus.yml").write_text((MONITORING / "prometheus.yml").read_text())
     for name in ("rules.yml", "alerts.yml"):
         content = yaml.safe_load((MONITORING / name).read_text())
+        for group in content["groups"]:
+            group["interval"] = "500ms"
         for rule in (rule for group in content["groups"] for rule in group["rules"]):
             rule["expr"] = faster(rule["expr"])
             if "for" in rule:
@@ -171,6 +174,7 @@ def test_each_alert_fires_on_its_sickness_and_on_nothing_else(
             time.sleep(0.1)
         ward.kill("crashing")
     ward.start("crashing", fixed[-1])  # and from now on it saves what it does
+    ward.start("misled", "loss=ce_l1", "generator.path=nowhere.pth")
     ward.infect("poisoned", "loss", math.nan)
     ward.runs["stalled"][1].send_signal(signal.SIGSTOP)
     ward.kill("killed")
@@ -233,6 +237,7 @@ def test_a_person_sees_which_runs_are_healthy(observed: tuple[Dashboard, Ward]) 
 
         for name, word in {
             "killed": "TargetDown",
+            "misled": "failed before its first step: generator.path=nowhere.pth",
             "stalled": "Stalled",
             "starved": "DataStarvation",
             "straggling": "Straggler",

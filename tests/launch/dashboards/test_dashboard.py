@@ -17,7 +17,7 @@ from processes import PATIENCE, children_of, is_alive, wait_until
 from tiny_runs import free_port
 
 from launch.dashboards.prometheus_server import derive_config
-from maskrestore.monitoring.targets import Target, announce
+from maskrestore.monitoring.targets import Target, announce, node_name, tell_failure
 
 ODD_NAMES = [
     "it's",
@@ -32,6 +32,8 @@ ODD_NAMES = [
 def test_files_named_in_the_configuration_are_absolute() -> None:
     config = derive_config(["/some/targets/*.json"], 0.5)
     assert config["global"]["scrape_interval"] == "500ms"
+    for seconds, pause in ((0.5, "2500ms"), (2.0, "10000ms"), (60.0, "60000ms")):
+        assert derive_config([], seconds)["global"]["evaluation_interval"] == pause
     assert all(Path(name).is_file() and Path(name).is_absolute() for name in config["rule_files"])
     [job] = [job for job in config["scrape_configs"] if job["job_name"] == "maskrestore"]
     assert job["file_sd_configs"][0]["files"] == ["/some/targets/*.json"]
@@ -201,6 +203,21 @@ def test_runs_are_found_and_their_history_stays(tmp_path: Path) -> None:
         wait_until("the run is forgotten", lambda: not board.query("maskrestore_seen_images"))
     with start_dashboard(runs, "scrape_seconds=0.2") as board:
         assert board.query("max_over_time(maskrestore_seen_images[1h])")[0]["value"][1] == "7"
+
+
+@pytest.mark.slow
+@needs_prometheus
+def test_a_run_that_failed_before_its_first_step_raises_an_alert_that_says_why(
+    tmp_path: Path,
+) -> None:
+    reason = 'generator.path="g {{ $value }}.pth": there is no such file'
+    tell_failure(tmp_path / "targets", tmp_path / "grid" / "run", reason)
+    with start_dashboard(tmp_path, "scrape_seconds=0.2") as board:
+        [alert] = wait_until("alert", lambda: board.get("/api/v1/alerts")["data"]["alerts"])
+    assert (alert["labels"]["alertname"], alert["state"]) == ("MaskrestoreFailedStart", "firing")
+    assert alert["annotations"]["summary"] == (
+        f"grid/run on {node_name()} failed before its first step: {reason}"
+    )
 
 
 @pytest.mark.slow

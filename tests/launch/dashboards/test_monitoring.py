@@ -25,6 +25,7 @@ ALERTS = [
     "MaskrestoreCheckpointTooOld",
     "MaskrestoreCrashLoop",
     "MaskrestoreDataStarvation",
+    "MaskrestoreFailedStart",
     "MaskrestoreLossSpike",
     "MaskrestoreNonFiniteLoss",
     "MaskrestoreStalled",

@@ -183,6 +183,20 @@ def test_a_cell_that_cannot_be_read_is_marked_and_its_file_named(
     assert any(str(cells["densify-ce"].folder / file) in line for line in lines)
 
 
+def test_metrics_that_cannot_be_read_mark_their_cell_alone(
+    words: list[str], tmp_path: Path
+) -> None:
+    cells = cells_of(words)
+    for name in ("densify-ce", "densify-ce_l1"):
+        finish(cells[name], 0.5, 0.5)
+    (cells["densify-ce"].folder / "metrics.jsonl").mkdir()
+    rows = {row[1]: row[2] for row in table_of(words, tmp_path) if row[0] == "densification"}
+    assert (rows["CE"], rows["CE+L1"]) == ("*unreadable*", "50.0")
+    told = f"densify-ce: {cells['densify-ce'].folder / 'metrics.jsonl'} cannot be read"
+    for name in ("table1.md", "table1.html"):
+        assert told in (tmp_path / "runs" / "tiny-table1" / name).read_text()
+
+
 def test_the_paper_is_quoted_only_for_its_own_factor(words: list[str], tmp_path: Path) -> None:
     cells_of(words)["synthesis"].folder.mkdir(parents=True)
     _, *rows = table_of([*words, "degrade.factor=4"], tmp_path)

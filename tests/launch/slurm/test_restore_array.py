@@ -7,6 +7,7 @@ import pytest
 from masks import draw_mask, make_run, words_of
 from slurm_answers import FakeSlurm, slurm
 
+from launch.status import main as status
 from launch.submit import main
 from maskrestore.utils.errors import ConfigError, UserError
 
@@ -45,6 +46,38 @@ def test_parts_go_the_way_of_cells(
     shown = capsys.readouterr().out
     assert "job 101: 3 masks in an array of 3\n" in shown
     assert f"logs: {tmp_path}/out.jobs/jobs/*/101_*_log.out" in shown
+
+
+def test_status_has_a_line_for_each_part(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_mask(tmp_path / "in/3.png", seed=3)
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"watch it: python launch/status.py grid=densify_extra checkpoint={tmp_path}/" in shown
+    first, *others = slurm.jobs
+    jobs = [first | {"state": "RUNNING", "reason": "None", "nodes": "n3"}, others[1]]
+    (slurm.folder / "jobs.json").write_text(json.dumps(jobs))
+    journal = tmp_path / "out/.restore/0of4/abc-0.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text(json.dumps({"file": "0.png", "state": "done", "time": 1.0}))
+    part = tmp_path / "out.jobs/part-1-of-4"
+    part.mkdir()
+    (part / "result.json").write_text("{}")
+    (slurm.folder / "accounting.json").write_text(json.dumps([("NODE_FAIL", "n7")]))
+    assert status(words) == 1  # the last one has ended without a word
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title == f"densify_extra in {tmp_path}/out: 1 running, 1 done, 1 waiting, 1 ended"
+    rows = [" ".join(line.split()) for line in lines]
+    assert rows[0] == "part-0-of-4 running ████████████ 100 % - - - - n3 job 101_0"
+    assert rows[1] == "part-1-of-4 done ████████████ 100 % - - - - -"
+    assert rows[2].startswith("part-2-of-4 waiting 0 % - - - - - job 101_2 waits: Priority")
+    assert "ended 0 % - - - - - job 101_3: NODE_FAIL, before it could write" in rows[3]
+    slurm.change("restore", state="GONE")
+    assert main([*words, "parts=2"]) == 0  # cut otherwise: those of before are no more
+    capsys.readouterr()
+    assert status(words) == 0
+    assert "/out: 2 waiting\n" in capsys.readouterr().out
 
 
 def test_an_output_folder_with_jobs_is_left_to_them(slurm: FakeSlurm, words: list[str]) -> None:

@@ -55,6 +55,24 @@ def test_a_finished_folder_queues_nothing_and_a_half_finished_one_what_is_left(
 
 
 @pytest.mark.slow
+def test_a_summary_that_the_last_job_died_before_is_written_by_the_next_submit(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path
+) -> None:
+    begin(tmp_path)
+    summary = tmp_path / "out/summary.csv"
+    whole = summary.read_text()
+    for left in (None, whole.partition("\n")[0] + "\n"):  # of one that was first, or last, to end
+        summary.unlink()
+        if left is not None:
+            summary.write_text(left)
+        assert main([*words, "dry_run=true"]) == 0
+        assert summary.exists() == (left is not None)
+        assert main(words) == 0
+        assert summary.read_text() == whole
+    assert slurm.jobs == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "local"])
 def test_a_folder_of_other_settings_is_refused_before_anything_starts(
     slurm: FakeSlurm, words: list[str], tmp_path: Path, cluster: str

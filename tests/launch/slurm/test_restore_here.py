@@ -67,11 +67,17 @@ def test_mistakes_are_told_before_anything_is_started(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_there_is_nothing_to_report_or_to_watch(tmp_path: Path) -> None:
-    for program in ("report.py", "status.py"):
-        done = launch(program, GRID, f"runs={tmp_path}")
-        assert done.returncode == 2
-        assert "densify_extra.yaml restores masks" in done.stderr
+def test_there_is_nothing_to_report_and_without_slurm_no_part_to_watch(tmp_path: Path) -> None:
+    words = words_of(tmp_path / "run", tmp_path / "in", tmp_path / "out")
+    done = launch("report.py", GRID, f"runs={tmp_path}")
+    assert done.returncode == 2
+    assert "densify_extra.yaml restores masks" in done.stderr
+    done = launch("status.py", GRID, *words, "cluster=local")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{tmp_path}/out.jobs: nothing was handed to SLURM for this output" in done.stdout
+    done = launch("status.py", GRID, *words, "cluster=local", "cancel=all")
+    assert done.returncode == 2
+    assert "cancel: no such setting" in done.stderr
     both = tmp_path / "both.yaml"
     both.write_text("restore: {parts: 2}\nbase: {loss: ce}\n")
     done = launch("report.py", f"grid={both}", f"runs={tmp_path}")

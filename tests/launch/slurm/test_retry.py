@@ -1,5 +1,7 @@
-"""status.py retry=: cells handed over again as they were before; against recorded answers."""
+"""What is handed over again, against recorded answers: cells as they were before (status.py
+retry=), and a report that never came."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,24 @@ def test_a_cell_that_was_never_handed_over_asks_for_what_the_words_say(
     finish(words, "synthesis")
     assert status([*words, "retry=densify-ce", "slurm.minutes=66"]) == 0
     assert options_of_cells(slurm)[0]["time"] == "66"
+
+
+def test_a_report_whose_job_died_is_submitted_again(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    finish(words, "synthesis", "densify-none", "densify-ce", "densify-ce_l1")
+    for kind in ("shards", "generator", "cells", "report"):
+        slurm.change(kind, state="GONE")
+    for _ in range(2):  # once more, it is queued
+        assert main(words) == 0
+        assert slurm.kinds() == ["report"]
+    slurm.change("report", state="GONE")
+    report = folder_of(tmp_path) / "small.md"
+    report.touch()
+    assert main(words) == 0
+    assert slurm.jobs == []
+    assert "nothing to submit" in capsys.readouterr().out
+    os.utime(report, (0, 0))  # of before the last result
+    assert main(words) == 0
+    assert slurm.kinds() == ["report"]

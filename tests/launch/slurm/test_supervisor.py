@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metrics_page import targets_in
 from slurm_answers import FakeSlurm, slurm
 
 from launch.slurm.journal import Event, note, read_journal
 from launch.slurm.supervisor import main
+from maskrestore.monitoring.targets import FAILURE, NOWHERE, Target, announce
 
 __all__ = ["slurm"]  # a fixture
 
@@ -131,6 +133,29 @@ def test_restarts_without_progress_are_given_up(shell: Shell) -> None:
     assert shell.begin() == 2  # should SLURM start it once more
     save(shell, 40)
     assert shell.begin() == 0
+
+
+def test_a_run_that_is_killed_before_it_could_say_so_is_told_to_prometheus(
+    shell: Shell, tmp_path: Path
+) -> None:
+    for restart in range(4):
+        assert not (tmp_path / "targets").exists()  # it is started again
+        shell.set(["n1", "n2"], restart)
+        shell.attempt(137)
+    [(address, labels)] = targets_in(tmp_path / "targets")
+    assert (address, labels["run"]) == (NOWHERE, "run")
+    assert "restarts from image 0; the last one: killed by SIGKILL" in labels[FAILURE]
+    shell.set(["n1", "n2"], 4)
+    save(shell, 40)
+    shell.begin()
+    (shell.run / "error.txt").write_text("no such file\n")
+    shell.end(2)
+    assert targets_in(tmp_path / "targets")[0][1][FAILURE] == "no such file"
+    live = Target(*(tmp_path / "targets").glob("*"), "127.0.0.1:9", {})  # it had begun
+    announce(live)
+    shell.begin()
+    shell.end(2)
+    assert targets_in(tmp_path / "targets") == [("127.0.0.1:9", {})]
 
 
 def test_a_part_of_a_restoration_counts_its_masks(shell: Shell, tmp_path: Path) -> None:

@@ -69,3 +69,35 @@ def test_without_a_terminal_no_line_is_cut(
     assert len(lines) == 2 + 4
     (failed,) = (line for line in lines if line.startswith("densify-ce "))
     assert failed.endswith("it broke " + "x" * 300 + " log: here")
+
+
+def test_accounting_is_asked_once_for_all_cells_that_ended_without_a_word(
+    slurm: FakeSlurm, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    finish(words, "densify-none")
+    for kind in ("shards", "generator", "cells"):
+        slurm.change(kind, state="GONE")
+    (slurm.folder / "accounting.json").write_text(json.dumps([("NODE_FAIL", "n1")]))
+    capsys.readouterr()
+    assert status(words) == 1
+    rows = rows_of(capsys.readouterr().out)
+    assert "job 102: NODE_FAIL, before it could write" in rows["synthesis"]
+    assert "job 103_1: NODE_FAIL, before it could write" in rows["densify-ce"]
+    asked = [call for call in slurm.calls("sacct") if "--duplicates" in call]
+    assert [word for word in asked[0] if "jobs=" in word] == ["--jobs=102,103_1,103_2"]
+    assert len(asked) == 1
+    assert len(slurm.calls("squeue")) == 1
+
+
+def test_a_cell_that_cannot_be_read_is_told_of_in_its_own_line(
+    slurm: FakeSlurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(words, "densify-none")
+    metrics = folder_of(tmp_path) / "densify-ce" / "metrics.jsonl"
+    metrics.mkdir(parents=True)
+    assert status(words) == 1
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["densify-none"].startswith("done")
+    assert rows["densify-ce"].startswith("unreadable")
+    assert f"{metrics} cannot be read: Is a directory" in rows["densify-ce"]
