@@ -35,6 +35,7 @@ BENCHMARKS = {
     "telemetry": "telemetry",
     "many_runs": "many_runs",
     "neighbour": "neighbour",
+    "prior": "prior",
 }
 """Name of the table -> module and its settings. Those that take longer (resume, scaling,
 restore_folder) or are not figures of speed are run by themselves: benchmarks/README.md."""

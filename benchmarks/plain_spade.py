@@ -112,15 +112,15 @@ class PlainGenerator(PlainTrunk):
 
 
 class PlainMaskGenerator(PlainTrunk):
-    """MaskGenerator: instance norm, logits, and what is annotated added to them."""
+    """MaskGenerator: instance norm, logits, and what training starts at added to them."""
 
     def __init__(self, num_classes: int, width: int, hidden: int, size: tuple[int, int]) -> None:
         super().__init__(num_classes + 1, width, hidden, size, "instance", spectral=False)
         self.conv_logits = nn.Conv2d(width, num_classes, 3, padding=1)
-        self.input_gain = nn.Parameter(torch.tensor([3.0]))
+        self.input_gain = nn.Parameter(torch.tensor([5.0]))
 
-    def forward(self, degraded_segmap: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, start: Tensor, valid: Tensor) -> Tensor:
         """[B,num_classes,*size], [B,1,*size] -> logits [B,num_classes,*size]."""
-        logits = self.conv_logits(self.features(torch.cat([degraded_segmap, valid], 1)))
-        out: Tensor = logits + self.input_gain * degraded_segmap * valid
+        logits = self.conv_logits(self.features(torch.cat([start, valid], 1)))
+        out: Tensor = logits + self.input_gain * start
         return out

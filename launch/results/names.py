@@ -45,9 +45,18 @@ DAMAGE = {
 BASELINES = {
     "input": "input as it is",
     "fill": "nearest label",
+    "random_walker": "random walker",
     "realign": "realigned",
     "bilinear": "bilinear",
 }
+
+TARGETS = {
+    "given": "trained on incomplete masks",
+    "nearest": "trained on nearest labels",
+    "restored": "trained on restored masks",
+}
+
+CONDITIONS = {"mask_image": "image-conditioned", "image": "image alone"}
 
 RELAXATIONS = {"straight_through": "straight-through", "gumbel": "Gumbel"}
 
@@ -73,6 +82,7 @@ def _is_of_paper(config: RunConfig) -> bool:
         all(getattr(config, name) == getattr(default, name) for name in same)
         and config.generator.edges == default.generator.edges
         and config.terms == RunConfig(loss=config.loss).terms
+        and not ("ce" in config.terms and config.weights.class_balance)
     )
 
 
@@ -108,8 +118,18 @@ def _variants(config: RunConfig) -> Iterator[str]:
     sampled = config.task == "super_resolution" or config.degradation == "mixture"
     if sampled and config.degrade.sampling == "center" and config.protocol == "paper":
         yield "centre-sampled"  # protocol=strict samples so everywhere
-    if config.trains and config.condition == "mask_image":
-        yield "image-conditioned"
+    if config.trains and config.condition in CONDITIONS:
+        yield CONDITIONS[config.condition]
+        if config.mask_generator.image_features == "none":
+            yield "its colours alone"
+    if config.trains and config.mask_generator.start == "input":
+        yield "started from the input"
+    if "ce" in config.terms and config.target in TARGETS:
+        yield TARGETS[config.target]
+    if config.trains and config.synthesized_images:
+        yield f"{config.synthesized_images:.0%} synthesised images"
+    if "ce" in config.terms and config.weights.class_balance:
+        yield f"classes balanced, {config.weights.class_balance:g}"
     if {"perceptual", "l1"} & set(config.terms) and config.relaxation in RELAXATIONS:
         yield RELAXATIONS[config.relaxation]
     if config.generator.edges in EDGES:
@@ -122,3 +142,10 @@ def input_of(config: RunConfig) -> tuple[str, ...]:
     sampling = config.degrade.sampling if smaller or config.degradation == "mixture" else ""
     factor = str(config.degrade.factor) if smaller else ""
     return config.task, config.degradation, sampling, factor
+
+
+def sees_image(config: RunConfig) -> bool:
+    """Whether a row restores with the real image at hand."""
+    if config.trains:
+        return config.condition != "mask"
+    return config.baseline == "random_walker"

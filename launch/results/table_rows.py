@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.grid.cells import Cell, Grid
 from launch.grid.state import Progress, State, read_state
-from launch.results.names import input_of
+from launch.results.names import input_of, sees_image
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import flatten
 from maskrestore.runs.result import read_result
@@ -146,11 +146,13 @@ def _read_resamples(cell: Cell) -> dict[str, Any]:
 
 
 def untrained_rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """The untrained rows that are given the same input as a trained one; none for an untrained."""
+    """The untrained rows that are given the same input as a trained one, and see the image only if
+    it does; none for an untrained."""
     return [
         other
         for other in rows
         if row.config.trains
         and not other.config.trains
         and input_of(other.config) == input_of(row.config)
+        and sees_image(other.config) <= sees_image(row.config)
     ]

@@ -1,6 +1,6 @@
 """The settings of a run: defaults, units, checks.
 
-(Of data sets: data.py. How it is executed: execution.py.)
+(Of data sets: data.py. Of networks: networks.py. How it is executed: execution.py.)
 
 Defaults live here and nowhere else. A YAML file is a partial overlay; the order is
 code < `config=NAME` < `key=value` on the command line. The schema is the whole command line.
@@ -22,16 +22,17 @@ from pydantic import (
 
 from maskrestore.config.data import DataConfig, Seed, split_at_commas
 from maskrestore.config.execution import DistributedConfig, HealthConfig, TelemetryConfig
+from maskrestore.config.networks import GeneratorConfig, MaskGeneratorConfig, PerceptualConfig
 from maskrestore.config.settings import Section, parse
 
 Task = Literal["synthesis", "densify", "super_resolution"]
 Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
-Baseline = Literal["input", "fill", "realign", "bilinear"]
+Baseline = Literal["input", "fill", "random_walker", "realign", "bilinear"]
 Protocol = Literal["paper", "strict"]
 Degradation = Literal["task", "drop", "scribbles", "boundary", "labels", "mixture"]
-Condition = Literal["mask", "mask_image"]
+Condition = Literal["mask", "mask_image", "image"]
+Target = Literal["true", "given", "nearest", "restored"]
 Relaxation = Literal["softmax", "straight_through", "gumbel"]
-Edges = Literal["argmax", "soft", "zeros", "instance"]
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -50,52 +51,14 @@ class DegradeConfig(Section):
     (protocol=strict's)."""
 
 
-class MaskGeneratorConfig(Section):
-    """The trained network: SPADE-shaped, degraded mask in, class logits out."""
-
-    width: PositiveInt = 16
-    """Channels of the last block (ngf); the first ones have 16 times as many."""
-    hidden: PositiveInt = 32
-    """Channels of the shared convolution inside each SPADE (the official generator has 128)."""
-
-
-class GeneratorConfig(Section):
-    """The image generator: trained by task=synthesis, frozen in the other tasks."""
-
-    path: Path | None = None
-    """Weights of the frozen generator: the official latest_net_G.pth or generator.pth of a run."""
-    edges: Edges = "argmax"
-    """Edge channel while restoring: of the restored mask (argmax, or soft with a gradient), zeros,
-    or the true instance edges, which leak the answer and give an upper bound only."""
-    width: PositiveInt = 64
-    """Channels of the last block (ngf) of a generator to be trained; the official one has 64."""
-    hidden: PositiveInt = 128
-    """Channels inside each SPADE of a generator to be trained; the official one has 128."""
-    discriminator_width: PositiveInt = 64
-    """Channels of the first layer of each discriminator (ndf)."""
-    num_images: PositiveInt = 600_000
-    """Images seen over the whole of task=synthesis (SPADE: 200 passes over Cityscapes)."""
-    learning_rate: PositiveFloat = 1e-4
-    """Adam learning rate of the generator in task=synthesis (SPADE: 1e-4)."""
-    discriminator_learning_rate: PositiveFloat = 4e-4
-    """Adam learning rate of the discriminator (SPADE: 4e-4)."""
-
-
-class PerceptualConfig(Section):
-    """The network whose features are compared in the perceptual loss (L_VGG in the paper)."""
-
-    network: Literal["vgg19", "lite0"] = "vgg19"
-    """vgg19: torchvision's ImageNet weights; lite0: the small EfficientNet-Lite0 that needs no
-    download, for offline work. A table made with lite0 says so."""
-    weights: Path | None = None
-    """File of VGG19 weights (torchvision's vgg19-dcbb9e9d.pth); none: torchvision downloads it."""
-
-
 class WeightsConfig(Section):
     """Factors of the loss terms; 0 switches a term off and costs nothing."""
 
     ce: NonNegativeFloat = 1.0
     """Cross entropy of the restored mask (L_mask)."""
+    class_balance: NonNegativeFloat = 0.0
+    """Rare classes count more in the cross entropy: by (share of the training pixels) to the power
+    of minus this, at most 10 times the mean. 0 is the paper's; 0.4 measured best on CamVid."""
     perceptual: NonNegativeFloat = 1.0
     """Perceptual distance of the synthesised image (L_VGG; 1 in the paper's sum, 10 in SPADE)."""
     l1: NonNegativeFloat = 1.0
@@ -161,8 +124,9 @@ class RunConfig(Section):
     """Terms of the restoration loss, as in the paper's columns; none trains nothing."""
     baseline: Baseline = "input"
     """What loss=none evaluates: the input as it is, fill (nearest annotated label; densify),
-    realign (undo the corner shift; super_resolution) or bilinear (the likeliest class of the
-    interpolated one-hot map; super_resolution)."""
+    random_walker (from the annotation along the image's edges), realign (undo the corner shift;
+    super_resolution) or bilinear (the likeliest class of the interpolated one-hot map;
+    super_resolution)."""
     protocol: Protocol = "paper"
     """How the task is set and judged. paper: as the paper's figures were made, with their corner
     sampling and all pixels. strict: sampled at the centre, no true edges, and figures over the
@@ -172,8 +136,18 @@ class RunConfig(Section):
     task=densify also drop (polygons left out), scribbles, boundary and labels (an annotator's
     errors at borders and in names), or mixture: each sample its own, smaller maps too."""
     condition: Condition = "mask"
-    """What the mask generator sees: the incomplete mask, or the real image too (not in the
-    paper)."""
+    """What the mask generator sees: the incomplete mask (the paper), the real image too, or the
+    image alone, a control that shows what the mask is worth."""
+    target: Target = "true"
+    """What the cross entropy compares with: the true masks, or what somebody without them would
+    train on: the incomplete ones as they are given, each pixel's nearest label, or masks that the
+    run `teacher` restores. With condition=image this tells what restored masks are worth."""
+    teacher: Path | None = None
+    """Folder of the finished run whose mask generator restores the masks of target=restored (and of
+    no other target)."""
+    synthesized_images: Fraction = 0.0
+    """Share 0..1 of the training images that the mask generator sees as the image generator draws
+    them from their true masks: further pairs of image and mask."""
     relaxation: Relaxation = "softmax"
     """What of the restored mask the image generator sees in training: class probabilities, or
     hard classes with a gradient, the likeliest (straight_through) or drawn ones (gumbel)."""
@@ -216,11 +190,22 @@ class RunConfig(Section):
                 f"baseline={self.baseline} is evaluated without training, but loss={self.loss}: "
                 "write loss=none, or leave baseline out"
             )
+        if self.baseline == "random_walker" and self.task == "synthesis":
+            raise ValueError("baseline=random_walker is for task=densify or super_resolution")
         if self.task != needed:
             raise ValueError(f"baseline={self.baseline} is for task={needed}, not task={self.task}")
         if self.task != "synthesis" and self.trains and not self.terms:
             raise ValueError(
                 f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
+            )
+        if self.target == "restored" and self.teacher is None:
+            raise ValueError("target=restored needs teacher=RUN, the run that restores the masks")
+        if self.target == "given" and self.task != "densify":
+            raise ValueError("target=given is for task=densify: a smaller map has no gaps")
+        if self.synthesized_images and not self.image_channels:
+            raise ValueError(
+                "synthesized_images is for condition=mask_image or image: without them no image "
+                "is seen"
             )
         if self.degradation != "task" and self.task != "densify":
             raise ValueError(
@@ -277,7 +262,7 @@ class RunConfig(Section):
     @property
     def image_channels(self) -> int:
         """Channels of the real image that the mask generator sees: 3, or 0 with condition=mask."""
-        return 3 if self.condition == "mask_image" else 0
+        return 0 if self.condition == "mask" else 3
 
     @property
     def terms(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from maskrestore.config.run import RunConfig
 from maskrestore.data.labels import UNANNOTATED
+from maskrestore.data.prior import polygon_prior, small_map_prior
 from maskrestore.data.segmap import one_hot, to_unit_range
 
 
@@ -21,11 +22,11 @@ def nearest_downsample(label_map: Tensor, factor: int, sampling: str) -> Tensor:
     height, width = label_map.shape[1:]
     if height % factor or width % factor:
         raise ValueError(f"{height}x{width} is not a multiple of factor={factor}")
-    start = _first_kept(factor, sampling)
+    start = first_kept(factor, sampling)
     return label_map[:, start::factor, start::factor]
 
 
-def _first_kept(factor: int, sampling: str) -> int:
+def first_kept(factor: int, sampling: str) -> int:
     """Row and column of the first pixel that is kept; the others follow at every factor pixels."""
     return 0 if sampling == "corner" else factor // 2
 
@@ -58,10 +59,24 @@ def degraded_segmap(label_map: Tensor, valid: Tensor) -> Tensor:
 def mask_generator_input(
     config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor
 ) -> tuple[Tensor, ...]:
-    """What the mask generator is called with: `degraded_segmap`, valid as float32 [B,1,H,W], and
-    with condition=mask_image the real image, float32 [B,3,H,W] in [-1,1].
+    """What the mask generator is called with, float32: class probabilities [B,34,H,W] that training
+    starts at, which pixels are annotated [B,1,H,W], with mask_generator.start=prior how close the
+    nearest annotated pixel is [B,1,H,W] in 0..1, and with condition=mask_image or image the real
+    image [B,3,H,W] in [-1,1].
 
-    label_map int64 [B,H,W], valid bool [B,1,H,W], image uint8 [B,3,H,W].
+    label_map int64 [B,H,W], valid bool [B,1,H,W], image uint8 [B,3,H,W]. condition=image hides the
+    mask: nothing of it counts as annotated.
     """
-    mask = degraded_segmap(label_map, valid), valid.float()
-    return (*mask, to_unit_range(image)) if config.image_channels else mask
+    seen: tuple[Tensor, ...]
+    if config.condition == "image":
+        valid = torch.zeros_like(valid)
+    if config.mask_generator.start == "input":
+        seen = degraded_segmap(label_map, valid), valid.float()
+    else:
+        if config.task == "super_resolution" and config.condition != "image":
+            factor, sampling = config.degrade.factor, config.degrade.sampling
+            segmap, near = small_map_prior(label_map, factor, first_kept(factor, sampling))
+        else:
+            segmap, near = polygon_prior(label_map, valid)
+        seen = segmap, valid.float(), near
+    return (*seen, to_unit_range(image)) if config.image_channels else seen

@@ -1,6 +1,6 @@
 """Label maps and segmentation maps: one-hot, edges, the image generator's input, colours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -108,6 +108,16 @@ def colorize(label_map: Tensor) -> Tensor:
 def to_uint8(image: Tensor) -> Tensor:
     """Image in [-1,1] -> uint8 0..255, as a PNG would hold it."""
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def synthesized(
+    generator: Callable[[Tensor], Tensor],
+    label_map: Tensor,
+    edges: str,
+    instance: Tensor | None = None,
+) -> Tensor:
+    """What the image generator draws of int64 [B,H,W] ids: uint8 [B,3,H,W]."""
+    return to_uint8(generator(generator_input(one_hot(label_map), edges, instance)))
 
 
 def to_unit_range(image: Tensor) -> Tensor:

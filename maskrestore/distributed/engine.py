@@ -73,7 +73,7 @@ class Replicated:
         self._buffers = [b for b in network.buffers() if b.is_floating_point()]
         self._kept = [buffer.clone() for buffer in self._buffers]
         # fused, since it alone can leave a step out without asking the device whether to.
-        self._optimizer: Any = torch.optim.Adam(network.parameters(), betas=betas, fused=True)
+        self._optimizer: Any = torch.optim.Adam(trained(network), betas=betas, fused=True)
         fp16 = config.distributed.precision == "fp16"
         self._scaler = torch.amp.GradScaler(accelerator.device.type, enabled=fp16)
         if state is not None:
@@ -137,6 +137,11 @@ class Replicated:
             "optimizer": {"step": max(steps, default=0), "moments": moments},
             "scaler": self._scaler.state_dict(),
         }
+
+
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that the optimizer changes; a network may hold frozen ones."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def load_moments(

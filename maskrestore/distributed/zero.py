@@ -19,7 +19,7 @@ from accelerate import Accelerator, DeepSpeedPlugin
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.engine import State, load_moments, poisoned
+from maskrestore.distributed.engine import State, load_moments, poisoned, trained
 from maskrestore.utils.errors import ConfigError
 
 BUCKET = 50_000_000
@@ -108,7 +108,7 @@ class Sharded:
         self._stage = config.distributed.zero_stage
         self._plain = copy.deepcopy(network) if self._stage == 3 else None
         # torch's own, so that every engine computes the same; fused, see engine.Replicated.
-        self._adam: Any = torch.optim.Adam(network.parameters(), betas=betas, fused=True)
+        self._adam: Any = torch.optim.Adam(trained(network), betas=betas, fused=True)
         self._engine: Any
         self._engine, _ = accelerator.prepare(network, self._adam)
         # The scale of fp16, as torch's GradScaler keeps it, else empty. DeepSpeed's own use of one
@@ -192,6 +192,8 @@ class Sharded:
         is_main = self._engine.global_rank == 0
         moments: dict[str, list[Tensor]] = {}
         for name, parameter in self._bare.named_parameters() if step else ():
+            if not parameter.requires_grad:
+                continue
             for key in MOMENTS:
                 whole = self._moment(parameter, key)
                 if is_main:  # the others only take part: whole moments would fill their memory
@@ -240,6 +242,8 @@ class Sharded:
         if self._stage < 3:  # DeepSpeed does so after its first step
             zero._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._bare.named_parameters():
+            if not parameter.requires_grad:
+                continue
             for key, whole in zip(MOMENTS, saved["moments"][name], strict=True):
                 whole = whole.to(self._engine.device)
                 if self._stage < 3:

@@ -112,7 +112,7 @@ def _restore(
     """The complete label map, int64 [B,H,W], of a degraded one, and the probability of each of its
     labels, float32 [B,H,W]; None without a network."""
     if mask_generator is None:
-        return restore_untrained(config, degraded, valid), None
+        return restore_untrained(config, degraded, valid, image), None
     seen = mask_generator_input(config, degraded, valid, image)
     restored_logits: Tensor = mask_generator(*seen).float()
     largest, restored = restored_logits.max(1)  # the first of equal ones, as argmax, and faster

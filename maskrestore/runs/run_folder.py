@@ -143,6 +143,7 @@ def inputs(config: RunConfig) -> dict[str, Any]:
     files = {
         "generator.path": None if config.trains_generator else config.generator.path,
         "perceptual.weights": config.perceptual.weights,
+        "teacher": _teacher_weights(config),
     }
     for name, path in files.items():
         if path is not None and not path.is_file():
@@ -152,13 +153,19 @@ def inputs(config: RunConfig) -> dict[str, Any]:
     return sha256s
 
 
+def _teacher_weights(config: RunConfig) -> Path | None:
+    if config.target != "restored" or config.teacher is None:
+        return None
+    return config.teacher / "mask_generator.pth"
+
+
 def changed_inputs(config: RunConfig) -> list[str]:
     """What the run was started with and what the settings name now, where they differ."""
     before = _read_json(config.run / INPUTS, {})
     if not before:
         return []
     now = inputs(config)
-    names = ("data", "generator.path", "perceptual.weights")
+    names = ("data", "generator.path", "perceptual.weights", "teacher")
     return [
         f"{name}: sha256 {str(before.get(name))[:12]} -> {str(now.get(name))[:12]}"
         for name in names

@@ -31,6 +31,7 @@ from maskrestore.monitoring.telemetry import Telemetry
 from maskrestore.objectives.objective import Objective
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.objectives.synthesis import Synthesis
+from maskrestore.objectives.targets import Teacher
 from maskrestore.runs import checkpoint, run_folder
 from maskrestore.utils.stopping import StopRequest
 from maskrestore.utils.system import keep_freed_memory
@@ -75,13 +76,16 @@ def make_objective(
         lite0 = config.perceptual.network == "lite0"
         precision = "fp32" if lite0 else config.distributed.frozen_precision
         perceptual_loss = PerceptualLoss(in_precision(features, precision), features.tap_weights)
+    teacher = None
+    if config.trains and config.target == "restored" and config.teacher is not None:
+        teacher = Teacher(config.teacher).to(device)
     # Only now: whatever else the run is made of, the same seed gives the same first weights.
     torch.manual_seed(config.seed)
     if not config.trains:
         return Objective()
     if config.trains_generator:
         return Synthesis(config, perceptual_loss)
-    return Restoration(config, image_generator, perceptual_loss)
+    return Restoration(config, image_generator, perceptual_loss, teacher)
 
 
 def left_out_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[str]:

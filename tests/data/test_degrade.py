@@ -8,7 +8,14 @@ from PIL import Image
 
 from maskrestore.config.run import load_config
 from maskrestore.data.degrade import degrade, nearest_downsample, nearest_upsample
-from maskrestore.evaluation.baselines import bilinear, fill, realign, restore_untrained
+from maskrestore.data.segmap import colorize
+from maskrestore.evaluation.baselines import (
+    bilinear,
+    fill,
+    random_walker,
+    realign,
+    restore_untrained,
+)
 
 
 def blobs(height: int = 32, width: int = 64) -> torch.Tensor:
@@ -108,12 +115,30 @@ def test_fill_takes_the_nearest_annotated_label() -> None:
     assert (filled[1] == 0).all()
 
 
+def test_the_random_walker_keeps_to_the_edges_of_the_image() -> None:
+    """Two seeds far from the border between two colours, one of them much closer to it."""
+    image = torch.zeros(3, 3, 32, 64, dtype=torch.uint8)
+    image[:, :, :, 40:] = 200
+    image[1] = 7  # of one colour: the nearest label
+    seeds = torch.zeros(3, 32, 64, dtype=torch.bool)
+    label_map = torch.zeros(3, 32, 64, dtype=torch.int64)
+    seeds[:2, 16, 4] = seeds[:2, 16, 44] = True
+    label_map[:, 16, 4], label_map[:, 16, 44] = 7, 26
+    restored = random_walker(label_map, seeds, image)
+    assert (restored[0, :, :40] == 7).all()
+    assert (restored[0, :, 40:] == 26).all()
+    assert torch.equal(restored[1], fill(label_map, seeds[:, None])[1])
+    assert torch.equal(restored[2], label_map[2])  # nobody annotated anything
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["task=densify", "baseline=fill"],
         ["task=super_resolution", "baseline=realign"],
         ["task=super_resolution", "baseline=bilinear"],
+        ["task=densify", "baseline=random_walker"],
+        ["task=super_resolution", "baseline=random_walker"],
         ["task=densify"],
     ],
 )
@@ -122,10 +147,16 @@ def test_the_configs_baseline_is_what_runs(words: list[str]) -> None:
     coarse = blobs()
     coarse[:, 10:20] = 0
     degraded, valid = degrade(config, blobs(), coarse)
+    image = colorize(blobs())
+    kept = torch.zeros(valid[:, 0].shape, dtype=torch.bool)
+    kept[:, ::8, ::8] = True
     expected = {
         "fill": lambda: fill(degraded, valid),
         "realign": lambda: realign(degraded, 8, "corner"),
         "bilinear": lambda: bilinear(degraded, 8, "corner"),
+        "random_walker": lambda: random_walker(
+            degraded, kept if config.task == "super_resolution" else valid[:, 0], image
+        ),
         "input": lambda: degraded,
     }[config.baseline]()
-    assert torch.equal(restore_untrained(config, degraded, valid), expected)
+    assert torch.equal(restore_untrained(config, degraded, valid, image), expected)

@@ -86,7 +86,7 @@ def test_each_network_computes_in_the_precision_asked_for() -> None:
             super().__init__()
             self.convolution = mask_generator
 
-        def forward(self, segmap: Tensor, valid: Tensor) -> Tensor:
+        def forward(self, segmap: Tensor, *_: Tensor) -> Tensor:
             return self.convolution(segmap)
 
     seen = []

@@ -18,8 +18,8 @@ from maskrestore.config.settings import parse, to_yaml
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.evaluation import real_features
 from maskrestore.evaluation.finished_run import evaluate_run
-from maskrestore.models.mask_generator import MaskGenerator
-from maskrestore.models.perceptual import Lite0Embedding
+from maskrestore.models.build import make_mask_generator
+from maskrestore.models.lite0 import Lite0Embedding
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import load_weights, save_spade_generator, save_weights
 from maskrestore.runs.figures import SHARES
@@ -53,9 +53,7 @@ def finished_run(tmp_path: Path, shards: Path) -> RunConfig:
     (run / "config.yaml").write_text(to_yaml(config))
     (run / "result.json").write_text('{"num_images": 640, "metrics": {}, "protocol": {}}')
     torch.manual_seed(0)
-    save_weights(
-        MaskGenerator(NUM_CLASSES, 8, 4, (32, 64)).state_dict(), run / "mask_generator.pth"
-    )
+    save_weights(make_mask_generator(config).state_dict(), run / "mask_generator.pth")
     return config
 
 

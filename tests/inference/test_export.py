@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 import torch
 from forked import ROOT, run_program
-from masks import SIZE, config_of, draw_image, draw_mask, make_run, probabilities_of
+from masks import config_of, draw_image, draw_mask, make_run, probabilities_of
 from safetensors import safe_open
 
 from maskrestore.config.inference import ExportConfig
 from maskrestore.config.run import RunConfig
 from maskrestore.inference import export
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.build import make_mask_generator
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +38,7 @@ def test_the_files_compute_what_the_run_does_and_the_card_tells_what_it_is(tmp_p
         config = RunConfig.model_validate(json.loads(file.metadata()["config"]))
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert config.task == "densify"
-    shape = config.mask_generator
-    network = MaskGenerator(34, shape.width, shape.hidden, SIZE, num_further=3)
+    network = make_mask_generator(config)
     network.load_state_dict(state)
     ids, image = draw_mask(tmp_path / "a.png"), draw_image(tmp_path / "b.png")
     program = torch.export.load(out / "model.pt2").module()

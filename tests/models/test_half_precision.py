@@ -31,7 +31,8 @@ from torchvision.models import vgg19
 from maskrestore.data.segmap import generator_input
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import HalfPrecision
-from maskrestore.models.perceptual import TAP_WEIGHTS, Lite0Features, PerceptualLoss, VGG19Features
+from maskrestore.models.lite0 import Lite0Features
+from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss, VGG19Features
 
 __all__ = ["lite0"]  # a fixture
 

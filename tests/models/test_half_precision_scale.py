@@ -16,7 +16,7 @@ from maskrestore.models.half_precision import (
     STEPS_UP,
     HalfPrecision,
 )
-from maskrestore.models.perceptual import Lite0Features
+from maskrestore.models.lite0 import Lite0Features
 
 __all__ = ["lite0"]  # a fixture
 

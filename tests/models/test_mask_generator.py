@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from benchmarks.plain_spade import PlainBlock, PlainMaskGenerator
 from maskrestore.data.degrade import nearest_downsample, nearest_upsample
 from maskrestore.data.segmap import one_hot
+from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.mask_generator import MaskGenerator
 
 
@@ -96,23 +97,48 @@ def test_checkpointing_computes_twice_and_gives_the_same_gradients() -> None:
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
+def trained_a_little(generator: MaskGenerator) -> MaskGenerator:
+    """As after some steps: the last layer says something."""
+    with torch.no_grad():
+        generator.conv_logits.weight.normal_(0, 0.1)
+    return generator
+
+
 def test_sees_which_pixels_are_annotated() -> None:
     torch.manual_seed(0)
-    generator = MaskGenerator(5, 2, 4, (32, 64))
+    generator = trained_a_little(MaskGenerator(5, 2, 4, (32, 64)))
     empty, valid = torch.zeros(1, 5, 32, 64), torch.ones(1, 1, 32, 64, dtype=torch.bool)
     assert not torch.allclose(generator(empty, valid), generator(empty, ~valid))
 
 
-def test_starts_at_what_the_annotated_pixels_say() -> None:
+def test_training_begins_at_the_start() -> None:
     torch.manual_seed(0)
-    generator = MaskGenerator(5, 2, 4, (32, 64))
-    segmap = one_hot(torch.randint(0, 5, (2, 32, 64)), 5)
-    valid = torch.rand(2, 1, 32, 64) > 0.5
+    generator = MaskGenerator(5, 2, 4, (32, 64), num_further=1)
+    start = torch.rand(2, 5, 32, 64).softmax(1)
     with torch.no_grad():
-        logits = generator(segmap, valid)
-    agrees = logits.argmax(1) == segmap.argmax(1)
-    assert agrees[valid[:, 0]].float().mean() > 0.9
-    assert agrees[~valid[:, 0]].float().mean() < 0.5
+        logits = generator(start, torch.ones(2, 1, 32, 64), torch.rand(2, 1, 32, 64))
+    assert torch.equal(logits.argmax(1), start.argmax(1))
+
+
+def test_sees_what_imagenet_has_taught_of_the_image() -> None:
+    """Frozen, it stays as it is, costs the optimizer nothing and leaves no buffers to agree on."""
+    torch.manual_seed(0)
+    shown = torch.rand(2, 5, 32, 64), torch.ones(2, 1, 32, 64), torch.rand(2, 3, 32, 64) * 2 - 1
+    generator = MaskGenerator(5, 2, 4, (32, 64), sees_image=True, image_features="lite0").train()
+    trained_a_little(generator)
+    features = generator.image_features
+    assert features is not None
+    large = F.interpolate(shown[2], scale_factor=2, mode="bilinear")
+    expected = Lite0Features()(large)
+    seen: list[Tensor] = []
+    for mix in features.mix:
+        mix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    generator(*shown).sum().backward()
+    for stage, plain in zip(seen, expected, strict=True):
+        torch.testing.assert_close(stage, plain, rtol=1e-4, atol=1e-3)
+    assert all(p.grad is None and not p.requires_grad for p in features.lite0.parameters())
+    assert all(p.grad is not None for p in features.mix.parameters())
+    assert not list(generator.buffers())
 
 
 def test_learns_to_restore_in_few_steps() -> None:

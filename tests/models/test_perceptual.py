@@ -6,13 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.config.run import PerceptualConfig
-from maskrestore.models.perceptual import (
-    Lite0Embedding,
-    Lite0Features,
-    VGG19Features,
-    make_features,
-)
+from maskrestore.config.networks import PerceptualConfig
+from maskrestore.models.lite0 import Lite0Embedding, Lite0Features
+from maskrestore.models.perceptual import VGG19Features, make_features
 from maskrestore.utils.errors import UserError
 
 VGG19_CONVOLUTIONS = {

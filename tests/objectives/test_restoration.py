@@ -10,7 +10,8 @@ from maskrestore.config.run import load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import to_unit_range
-from maskrestore.models.perceptual import TAP_WEIGHTS, Lite0Features, PerceptualLoss
+from maskrestore.models.lite0 import Lite0Features
+from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss
 from maskrestore.objectives.restoration import Restoration
 
 TERMS = {

@@ -56,14 +56,18 @@ def test_goes_on_with_todays_code_once_that_is_accepted(tmp_path: Path) -> None:
     before = lines_of(run)
     assert [line["num_images"] for line in before] == [8, 12]
 
-    status, errors = train_in(tmp_path)
+    status, errors = train_in(tmp_path)  # there was but one start for a mask to train from
+    assert status == 2
+    assert "  mask_generator.start: input -> prior\n" in errors
+
+    status, errors = train_in(tmp_path, "mask_generator.start=input")
     assert status == 2
     assert "run was started with other code: " in errors
     assert "accept_changed_code=true to go on with the new code" in errors
     assert lines_of(run) == before
     assert not (run / "result.json").exists()
 
-    status, errors = train_in(tmp_path, "accept_changed_code=true")
+    status, errors = train_in(tmp_path, "mask_generator.start=input", "accept_changed_code=true")
     assert status == 0, errors
     lines = lines_of(run)
     assert lines[:2] == before

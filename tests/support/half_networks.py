@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.models.frozen import FrozenGenerator
-from maskrestore.models.perceptual import Lite0Features
+from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.spade import SPADEGenerator
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

@@ -12,9 +12,7 @@ from PIL import Image
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.config.settings import to_yaml
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.labels import NUM_CLASSES
-from maskrestore.models.build import load_mask_generator
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.build import load_mask_generator, make_mask_generator
 from maskrestore.models.weights import save_weights
 
 SIZE = (32, 64)
@@ -32,11 +30,9 @@ def make_run(run: Path, *words: str, scale: float = 3.0) -> Path:
     (run / "config.yaml").write_text(to_yaml(config))
     torch.manual_seed(0)
     shape = config.mask_generator
-    network = MaskGenerator(
-        NUM_CLASSES, shape.width, shape.hidden, SIZE, num_further=config.image_channels
-    )
+    network = make_mask_generator(config)
     with torch.no_grad():
-        network.conv_logits.weight *= scale
+        network.conv_logits.weight.normal_(0, scale / (9 * shape.width) ** 0.5)
     save_weights(network.state_dict(), run / "mask_generator.pth")
     return run
 

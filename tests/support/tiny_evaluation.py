@@ -38,9 +38,10 @@ def batch_of(*indices: int) -> Batch:
 class FillRoad(nn.Module):
     """A mask generator that keeps what is annotated and calls the rest road."""
 
-    def forward(self, degraded_segmap: Tensor, valid: Tensor) -> Tensor:
-        assert torch.equal(degraded_segmap.sum(1, keepdim=True), valid)
-        logits = degraded_segmap.clone()
+    def forward(self, start: Tensor, valid: Tensor, near: Tensor) -> Tensor:
+        assert (start.sum(1) == 1).all()
+        assert torch.equal(near == 1, valid == 1)
+        logits = start * valid
         logits[:, 7] += 1 - valid[:, 0]
         return logits
 

@@ -89,6 +89,8 @@ def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
     features = {k: v.clone() for k, v in objective.perceptual_loss.state_dict().items()}
     parent = torch.nn.ModuleList([frozen, objective.perceptual_loss])
     parent.train()
+    # Which begins at zero, and lets no gradient pass before its first step.
+    torch.nn.init.normal_(objective.networks["mask_generator"].conv_logits.weight)
     batch = next(val_batches(config, 0, 1))
     losses = objective.losses(batch)
     (losses["perceptual"] + losses["l1"]).backward()

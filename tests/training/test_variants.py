@@ -13,7 +13,7 @@ from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import training_batches
 from maskrestore.evaluation.finished_run import evaluate_run
 from maskrestore.models.build import load_mask_generator
-from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.models.mask_generator import CHANNELS, MaskGenerator
 from maskrestore.models.weights import load_weights
 from maskrestore.training.loop import train
 from maskrestore.training.setup import make_objective
@@ -25,6 +25,7 @@ def test_further_channels_change_what_is_seen_and_no_name() -> None:
     mask_only = MaskGenerator(5, 2, 4, (32, 64))
     torch.manual_seed(0)
     with_image = MaskGenerator(5, 2, 4, (32, 64), num_further=3).double()
+    nn.init.normal_(with_image.conv_logits.weight)
     assert list(mask_only.state_dict()) == list(with_image.state_dict())
     segmap, image = torch.rand(2, 5, 32, 64).double(), torch.rand(2, 3, 32, 64)
     valid = torch.ones(2, 1, 32, 64, dtype=torch.bool)
@@ -42,7 +43,7 @@ def test_the_mask_generator_sees_the_image_in_training_and_in_evaluation(
     config = load_config(words("seeing", *more, "condition=mask_image"))
     result = train(config)
     trained = load_weights(config.run / "mask_generator.pth")
-    assert trained["fc.weight"].shape[1] == NUM_CLASSES + 1 + 3
+    assert trained["fc.weight"].shape[1] == NUM_CLASSES + 2 + 3 + 5 * CHANNELS
     assert evaluate_run(config, write=False)["accu"] == result["metrics"]["accu"]
     train(load_config(words("blind", *more)))
     assert losses_of(tmp_path / "seeing") != losses_of(tmp_path / "blind")

@@ -12,10 +12,17 @@ from maskrestore.config.settings import CONFIGS
 __all__ = ["config"]  # a fixture
 
 
-def test_table1_holds_the_papers_rows_and_the_untrained_baselines(config: str) -> None:
+def test_table1_holds_the_papers_rows_the_untrained_baselines_and_ours(config: str) -> None:
+    cells = cells_of(config)
+    ours = {name: cells.pop(name).config for name in list(cells) if name.endswith("ours")}
+    assert {(c.task, c.condition) for c in ours.values()} == {
+        (task, condition)
+        for task in ("densify", "super_resolution")
+        for condition in ("mask", "mask_image")
+    }
     rows = {
         (c.config.task, c.config.loss, c.config.baseline, c.config.degrade.sampling)
-        for c in cells_of(config).values()
+        for c in cells.values()
     }
     losses = ["none", "ce_vgg_l1", "ce", "ce_vgg", "ce_l1"]
     assert rows == {
@@ -25,6 +32,8 @@ def test_table1_holds_the_papers_rows_and_the_untrained_baselines(config: str) -
         ("densify", "none", "fill", "corner"),
         ("super_resolution", "none", "realign", "corner"),
         ("super_resolution", "none", "bilinear", "corner"),
+        ("densify", "none", "random_walker", "corner"),
+        ("super_resolution", "none", "random_walker", "corner"),
         ("super_resolution", "none", "input", "center"),
     }
 
@@ -36,7 +45,8 @@ def test_table1_holds_the_papers_rows_and_the_untrained_baselines(config: str) -
 def test_every_grid_has_untrained_rows_beside_the_trained_and_tells_its_rows_apart(
     name: str,
 ) -> None:
-    configs = [cell.config for cell in cells_of(f"grid={name}").values()]
+    more = ["teacher=runs/restorer"] if name == "downstream" else []
+    configs = [cell.config for cell in cells_of(f"grid={name}", *more).values()]
     restoring = [config for config in configs if config.task != "synthesis"]
     inputs = [(c.task, c.degradation, c.degrade) for c in restoring if not c.trains]
     assert restoring
@@ -55,6 +65,7 @@ def test_the_strict_protocol_is_every_rows(config: str, tmp_path: Path) -> None:
         "none (nearest label)",
         "none (realigned)",
         "none (bilinear)",
+        "none (random walker)",
     }
     first, second = refused(config, "grid=ablation_edges", "protocol=strict")
     assert "cell densify-upper_bound: protocol=strict allows no true edges" in first

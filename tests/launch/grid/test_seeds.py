@@ -41,7 +41,7 @@ def test_seeds_multiply_what_trains_a_mask_generator_and_nothing_else(
 def test_more_seeds_only_add_cells(config: str) -> None:
     few, many = list(cells_of(config).values()), list(cells_of(config, "seeds=3").values())
     assert many[: len(few)] == few
-    assert len(many) == len(few) + 2 * 8
+    assert len(many) == len(few) + 2 * 12
 
 
 def test_a_given_image_generator_is_evaluated_once(config: str) -> None:

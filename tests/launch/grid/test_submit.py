@@ -80,7 +80,7 @@ def test_dry_run_tells_done_stopped_failed_and_new_cells_apart_and_writes_nothin
     assert states["densify-ce_vgg"] == "to run, 8 images (failed the last time)"
     assert states["densify-ce_l1"] == "to run, 8 images"
     assert states["densify-none"] == "to evaluate"
-    assert len(states) == 15
+    assert len(states) == 21
     assert sorted(tmp_path.rglob("*")) == before
 
 

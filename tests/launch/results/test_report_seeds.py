@@ -46,7 +46,7 @@ def test_a_row_of_several_seeds_shows_their_mean_and_spread(
     finish(cells["densify-ce-seed2"], 0.88, 0.43, fid=71.0)
     finish(cells["densify-none"], 0.5, 0.5)
     rows = densification(words, tmp_path)
-    assert len(table_of(words, tmp_path)) == 16
+    assert len(table_of(words, tmp_path)) == 22
     assert table_of(words, tmp_path)[0][2:4] == ["ours: runs", "ours: accu"]
     # By hand: deviations -1, 0, 1 (-3, 0, 3; -0.5, 0, 0.5) have n - 1 = 2 under their squares.
     assert rows["CE"][:5] == [
@@ -57,7 +57,7 @@ def test_a_row_of_several_seeds_shows_their_mean_and_spread(
     assert rows["none (input as it is)"][:2] == ["-", "50.0"]
     text = (folder_of(tmp_path) / "table1.md").read_text()
     assert "seeds: 0, 1, 2" in text
-    assert "cells done: 4 of 31" in text
+    assert "cells done: 4 of 45" in text
     assert "n - 1" in text
     assert "same image generator" in text
 
@@ -188,7 +188,7 @@ def test_csv_tells_row_and_seed_of_every_cell(words: list[str], tmp_path: Path) 
     main(words)
     with open(folder_of(tmp_path) / "table1.csv", newline="") as file:
         lines = {line["cell"]: line for line in csv.DictReader(file)}
-    assert len(lines) == 15 + 8
+    assert len(lines) == 21 + 12
     assert {(lines[f"densify-ce{end}"]["row"]) for end in ("", "-seed8")} == {"densify-ce"}
     assert (lines["densify-ce"]["seed"], lines["densify-ce"]["state"]) == ("7", "missing")
     assert (lines["densify-ce-seed8"]["seed"], lines["densify-ce-seed8"]["accu"]) == ("8", "0.9")

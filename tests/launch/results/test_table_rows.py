@@ -29,6 +29,21 @@ SMALL = ["task=super_resolution", "loss=ce"]
             "CE+VGG+L1 (image-conditioned, Gumbel, upper bound: true edges)",
         ),
         ([*CE, "relaxation=gumbel"], "densification", "CE"),  # no image is made
+        (
+            [*CE, "weights.class_balance=0.5", "condition=image", "mask_generator.start=input"],
+            "densification",
+            "CE (image alone, started from the input, classes balanced, 0.5)",
+        ),
+        (
+            [*CE, "condition=mask_image", "mask_generator.image_features=none"],
+            "densification",
+            "CE (image-conditioned, its colours alone)",
+        ),
+        (
+            ["task=densify", "loss=none", "baseline=random_walker", "weights.class_balance=0.5"],
+            "densification",
+            "none (random walker)",
+        ),
         ([*CE, "degradation=labels"], "densification (label errors)", "CE"),
         ([*CE, "degrade.sampling=center"], "densification", "CE"),  # nothing is sampled
         (
@@ -62,6 +77,7 @@ def test_the_paper_is_quoted_for_its_own_experiments_alone() -> None:
         "relaxation=gumbel",
         "generator.edges=soft",
         "weights.ce=2",
+        "weights.class_balance=0.5",
     ):
         assert paper_figures(load_config([*CE, word])) == nothing, word
     # What is not in the row changes nothing.
@@ -92,6 +108,27 @@ def test_a_trained_row_is_compared_with_untrained_ones_of_the_same_damage(tmp_pa
     rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
     assert gained(rows, "scribbles-ce", "accu") == pytest.approx(-0.1)
     assert gained(rows, "scribbles-ce", "miou19") == pytest.approx(0.1)
+
+
+def test_what_sees_the_image_is_no_rival_of_what_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "seeing.yaml"
+    path.write_text(
+        "rows:\n"
+        "  fill: {task: densify, loss: none, baseline: fill}\n"
+        "  walker: {task: densify, loss: none, baseline: random_walker}\n"
+        "  blind: {task: densify, loss: ce}\n"
+        "  seeing: {task: densify, loss: ce, condition: mask_image}\n"
+        "  alone: {task: densify, loss: ce, condition: image}\n"
+    )
+    words = [f"grid={path}", f"runs={tmp_path}"]
+    cells = {cell.name: cell for cell in read_grid(GridSettings, words)[1].cells}
+    for name, accu in (("fill", 0.5), ("walker", 0.6), ("blind", 0.7), ("seeing", 0.8)):
+        finish(cells[name], accu, 0.5)
+    finish(cells["alone"], 0.55, 0.5)
+    rows = {row.name: row for row in read_rows(read_grid(GridSettings, words)[1])}
+    assert gained(rows, "blind", "accu") == pytest.approx(0.2)
+    assert gained(rows, "seeing", "accu") == pytest.approx(0.2)
+    assert gained(rows, "alone", "accu") == pytest.approx(-0.05)
 
 
 def test_rows_of_both_protocols_are_told_apart_and_compared_where_the_input_is_the_same(

@@ -1,0 +1,60 @@
+"""What the cross entropy compares with: the true masks, or what there is without them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskrestore.config.run import RunConfig
+from maskrestore.data.degrade import degrade, mask_generator_input
+from maskrestore.data.loader import Batch
+from maskrestore.data.prior import nearest_annotated, nearest_label
+from maskrestore.models.build import load_mask_generator
+from maskrestore.runs.resume_check import read_run_config
+from maskrestore.utils.errors import UserError
+
+IGNORED = -100
+"""Of pixels that do not count, as F.cross_entropy has it."""
+
+
+class Teacher(nn.Module):
+    """Another run's mask generator, frozen: its restored masks are what is trained on."""
+
+    def __init__(self, run: Path) -> None:
+        """UserError if there is no such finished run."""
+        super().__init__()
+        settings = run / "config.yaml"
+        if not settings.is_file():
+            raise UserError(f"teacher={run}: there is no {settings}; give the folder of a run")
+        self.config = read_run_config(settings).model_copy(update={"run": run})
+        if self.config.task == "synthesis" or not self.config.trains:
+            raise UserError(
+                f"teacher={run}: a run with task={self.config.task} loss={self.config.loss} "
+                "restores no masks"
+            )
+        self.network = load_mask_generator(self.config).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Tensor:
+        """The masks that it restores, int64 [B,H,W]; what was annotated stays."""
+        label_map, valid = degrade(self.config, batch.fine, batch.coarse)
+        shown = mask_generator_input(self.config, label_map, valid, batch.image)
+        restored: Tensor = self.network(*shown).argmax(1)
+        if self.config.task == "super_resolution":
+            return restored
+        return torch.where(valid[:, 0], label_map, restored)
+
+
+def target_of(config: RunConfig, batch: Batch, teacher: Teacher | None) -> Tensor:
+    """The masks to compare with, int64 [B,H,W]; IGNORED where there is nothing to compare with."""
+    if config.target == "true":
+        return batch.fine
+    if teacher is not None:
+        restored: Tensor = teacher(batch)
+        return restored
+    label_map, valid = degrade(config, batch.fine, batch.coarse)
+    if config.target == "nearest":
+        place, _ = nearest_annotated(valid[:, 0])
+        label_map = nearest_label(label_map, place)
+        valid = valid.flatten(1).any(1)[:, None, None, None].expand_as(valid)
+    return label_map.masked_fill(~valid[:, 0], IGNORED)
