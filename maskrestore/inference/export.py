@@ -160,8 +160,9 @@ def _exported(network: MaskRestorer) -> Any:
     batch = {0: torch.export.Dim("batch", min=1)}
     shapes = dict.fromkeys(INPUTS[: len(example)], batch)
     program = torch.export.export(network, example, dynamic_shapes=shapes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # where the code lay, line by line
+    for part in program.graph_module.modules():  # what runs in a context has a graph of its own
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # where the code lay, line by line
     return program
 
 

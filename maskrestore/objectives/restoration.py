@@ -97,10 +97,9 @@ class Restoration(Objective):
     def cross_entropy(self, restored_logits: Tensor, target: Tensor) -> Tensor:
         """L_mask. With weights, or pixels that do not count, the sum is over all pixels too: unlike
         a weighted mean it is the same however a batch is split among processes."""
-        weights = self.class_weights
-        if weights is not None:
-            weights = weights.to(target.device)
-        total = F.cross_entropy(restored_logits, target, weights, reduction="sum")
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(target.device)  # copied once
+        total = F.cross_entropy(restored_logits, target, self.class_weights, reduction="sum")
         return total / target.numel()
 
     def seen_image(self, batch: Batch) -> Tensor:

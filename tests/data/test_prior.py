@@ -76,6 +76,8 @@ def test_a_small_maps_prior_is_its_interpolated_classes(factor: int, first: int)
     label_map = small.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     segmap, near = small_map_prior(label_map, factor, first)
     assert torch.equal(segmap, interpolated(label_map, factor, first))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(segmap, interpolated(label_map, factor, first))
     torch.testing.assert_close(segmap.sum(1), torch.ones(label_map.shape))
     kept = segmap[..., first::factor, first::factor]
     assert torch.equal(kept, one_hot(small))
