@@ -70,8 +70,8 @@ def interpolated(label_map: Tensor, factor: int, first: int) -> Tensor:
     height, width = label_map.shape[1:]
     down = _weights(height, factor, first, small.device)
     right = _weights(width, factor, first, small.device)
-    # Whole numbers up to factor**2 until the end, exact in bf16 and TF32 too: equally likely classes
-    # are equal to the last bit.
+    # Whole numbers up to factor**2 until the end, exact in bf16 and TF32 too: equally likely
+    # classes are equal to the last bit.
     counted: Tensor = down @ small @ right.T
     return counted.float() / factor**2
 

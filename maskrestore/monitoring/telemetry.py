@@ -83,7 +83,11 @@ class Telemetry:
             tqdm.write(f"telemetry on {self._node}: {trouble}; the run goes on", file=sys.stderr)
 
     def __enter__(self) -> Self:
-        self._listen()
+        try:
+            self._listen()
+        except KeyboardInterrupt:  # once it is announced: __exit__ will not be called
+            self._endpoint.withdraw()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -103,7 +103,7 @@ def test_what_this_cluster_has_not(
 
 
 def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> None:
-    """The demo's grid, smaller: shards, generator, an array of 14 cells, report."""
+    """The demo's grid, smaller: shards, generator, an array of 20 cells, report."""
     words = [
         "config=demo",
         f"runs={tmp_path / 'runs'}",
@@ -121,7 +121,7 @@ def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> 
         "parallel=2",
     ]
     shown = cluster.launch("submit.py", *words)
-    assert "an array of 14, after afterok:" in shown
+    assert "an array of 20, after afterok:" in shown
     most = 0
     folder = tmp_path / "runs" / "demo-table1"
 
@@ -136,7 +136,7 @@ def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> 
     cluster.wait(ended)
     assert most == 2
     table = (folder / "table1.md").read_text()
-    assert "cells done: 15 of 15" in table
+    assert "cells done: 21 of 21" in table
     assert (folder / "table1.csv").is_file()
     assert (folder / "table1.tex").is_file()
     assert (folder / "figure2.png").is_file()

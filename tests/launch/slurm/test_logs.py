@@ -61,7 +61,7 @@ def test_of_submissions_the_last_one_is_shown_whatever_the_clock_said(
         submissions = [s for s in read_submissions(folder_of(tmp_path)) if CELL in s.cells]
         [submission] = [s for s in submissions if s.name not in known]
         known.add(submission.name)
-        last = write(submission.folder / f"{submission.job_of(CELL)}_0_log.out", at)
+        last = write(submission.folder / f"{submission.jobs()[CELL]}_0_log.out", at)
         assert find_log(grid, CELL) == last
         for kind in slurm.kinds():
             slurm.change(kind, state="GONE")
