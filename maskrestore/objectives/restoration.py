@@ -76,7 +76,14 @@ class Restoration(Objective):
         restored_logits: Tensor = self.networks["mask_generator"](*shown)  # [B,C,H,W]
         if "ce" in self.terms:
             target = target_of(config, batch, self.teacher)
-            losses["ce"] = self.cross_entropy(restored_logits.float(), target)
+            if self.class_weights is not None:
+                self.class_weights = self.class_weights.to(target.device)  # copied once
+            # The sum over all pixels, also those that do not count: unlike a weighted mean it is
+            # the same however a batch is split among processes.
+            total = F.cross_entropy(
+                restored_logits.float(), target, self.class_weights, reduction="sum"
+            )
+            losses["ce"] = total / target.numel()
         if self.image_generator is None or not {"perceptual", "l1"} & self.terms.keys():
             return losses
         real_image = to_unit_range(batch.image)  # [B,3,H,W] in [-1,1]
@@ -93,14 +100,6 @@ class Restoration(Objective):
             if "l1" in self.terms:
                 losses["l1"] = F.l1_loss(synthesized_image.float(), real_image)
         return losses
-
-    def cross_entropy(self, restored_logits: Tensor, target: Tensor) -> Tensor:
-        """L_mask. With weights, or pixels that do not count, the sum is over all pixels too: unlike
-        a weighted mean it is the same however a batch is split among processes."""
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(target.device)  # copied once
-        total = F.cross_entropy(restored_logits, target, self.class_weights, reduction="sum")
-        return total / target.numel()
 
     def seen_image(self, batch: Batch) -> Tensor:
         """uint8 [B,3,H,W]: the real images, some of them as drawn from their true masks."""

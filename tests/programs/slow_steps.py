@@ -35,8 +35,6 @@ def train_slowly(job: TrainJob) -> None:
 
 
 if __name__ == "__main__":
-    # Tests beside it have clocks of their own, and would take a busy machine for a sick run.
-    os.nice(5)
     train, TrainJob.train = TrainJob.train, train_slowly
     _, _, _, module, *words = sys.argv
     sys.argv = [module, *words]

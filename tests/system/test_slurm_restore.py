@@ -71,7 +71,7 @@ def test_a_job_by_hand_that_is_cancelled_stays_away(cluster: Cluster, tmp_path: 
 
 def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Of two tasks each. Cancelled they stay away; the others go on from what is restored."""
-    run, source = make_run(tmp_path / "run"), draw_masks(tmp_path, 482)
+    run, source = make_run(tmp_path / "run"), draw_masks(tmp_path, 964)
     words = [GRID, "parts=2", "slurm.gpus_per_node=0", "slurm.tasks_per_node=2", "slurm.minutes=20"]
     words += words_of(run, source, tmp_path / "out", "batch_size=1")
 
@@ -89,7 +89,7 @@ def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_p
     submit()
     cluster.run("scancel", *(job for job, *_ in cluster.queue()))
     cluster.wait_until_empty()
-    assert 0 < restored(tmp_path) < 482
+    assert 0 < restored(tmp_path) < 964
     parts = [tmp_path / f"out.jobs/part-{number}-of-2" for number in range(2)]
     for part in parts:
         assert [event["event"] for event in read_journal(part)] == ["began", "ended"]
@@ -104,8 +104,8 @@ def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_p
     assert ends[0] == ["cancelled, saved", "asked to stop, saved", "finished"]
     assert ends[1][0::2] == ["cancelled, saved", "finished"]
     assert "SIGKILL" in ends[1][1]
-    assert read_journal(parts[1])[-1]["num_images"] == 241
-    assert len(rows_of(tmp_path / "out")) == restored(tmp_path) == 482
+    assert read_journal(parts[1])[-1]["num_images"] == 482
+    assert len(rows_of(tmp_path / "out")) == restored(tmp_path) == 964
 
 
 def kill_task(jobs: Path, element: int) -> None:
