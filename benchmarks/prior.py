@@ -5,6 +5,7 @@ Steps of loss=ce, start=prior against start=input, at the sizes of config=camvid
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from pydantic import PositiveInt
 
@@ -29,6 +30,11 @@ class PriorBenchmark(Section):
     """Turns of each side."""
 
 
+def seconds(side: Side) -> float:
+    """Of one step."""
+    return side.turn()[0]
+
+
 def main(words: Sequence[str]) -> None:
     """Measure, print the table."""
     config = parse(PriorBenchmark, words)
@@ -39,8 +45,8 @@ def main(words: Sequence[str]) -> None:
             prior = Side(ours, [*common, "mask_generator.start=prior"])
             start = Side(ours, [*common, "mask_generator.start=input"])
             measured = in_turns(
-                lambda side=prior: side.turn()[0],  # type: ignore[misc]
-                lambda side=start: side.turn()[0],  # type: ignore[misc]
+                partial(seconds, prior),
+                partial(seconds, start),
                 config.pairs,
                 f"{task}, {size}",
             )
