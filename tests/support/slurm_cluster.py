@@ -115,11 +115,18 @@ class Cluster:
             self.run("scancel", *jobs, check=False)
         if not all(ending.done() for ending in self.beside.values()):
             return self.wait_until_empty()
-        for name in self.run("sinfo", "--noheader", "--Node", "--format=%N %T").splitlines():
-            node, state = name.split()
+        self.wait_until_empty()
+        self.wait(self._all_idle)
+
+    def _all_idle(self) -> bool:
+        """Whether all nodes are there for jobs; those that are down or drained are told to be.
+        Not those that do not answer yet (idle*): what only they could run can be refused."""
+        listing = self.run("sinfo", "--noheader", "--Node", "--format=%N %T")
+        states = dict(line.split() for line in listing.splitlines())
+        for node, state in states.items():
             if not state.startswith(("idle", "alloc", "mix", "comp")):
                 self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        self.wait_until_empty()
+        return set(states.values()) == {"idle"}
 
 
 @pytest.fixture(scope="session")
