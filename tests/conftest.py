@@ -2,14 +2,10 @@
 
 import os
 import signal
-from pathlib import Path
 
 # Set before torch is loaded, and inherited by every process of the tests. Several run side by side:
 # threads that spin while they wait would take the cores from those that compute.
 os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
-# What DeepSpeed compiles at its first use is of one environment: another checkout's would be built
-# anew, under the feet of whoever uses it.
-os.environ["TORCH_EXTENSIONS_DIR"] = str(Path(__file__).parents[1] / "build" / "torch_extensions")
 
 pytest_plugins = ["schedule", "tiny_data", "slurm_cluster", "slurm_beside"]
 

@@ -7,11 +7,8 @@ Imported only where distributed.engine=deepspeed asks for it; everything else ru
 import copy
 import logging
 import os
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,14 +36,8 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
         )
     if use_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # There it compiles a part of itself at first use, with the ninja that was installed along.
-        os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
-        if not shutil.which("g++"):
-            raise ConfigError(
-                "distributed.engine=deepspeed needs a C++ compiler on a CPU: install g++, or write "
-                "distributed.engine=ddp"
-            )
     try:
+        import deepspeed.ops
         import transformers  # noqa: F401 - Accelerate asks for its version
         from deepspeed.utils import logger
     except ImportError as error:
@@ -54,6 +45,9 @@ def make_plugin(config: RunConfig, num_processes: int, use_cpu: bool) -> DeepSpe
             f"distributed.engine=deepspeed: {error}; install it with `pip install -e "
             "'.[deepspeed]'`, or write distributed.engine=ddp"
         ) from error
+    # Its own all-reduce for the processes of a CPU would be compiled at first use, for a minute,
+    # and only where there is a compiler: gloo's adds in the same order on every machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logger.setLevel(logging.ERROR)  # a step that it leaves out is told by health.py, with its keys
     if "WORLD_SIZE" not in os.environ and not torch.distributed.is_initialized():
         # Plain python, which no launcher started: DeepSpeed would look for MPI.

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
 from maskrestore.distributed.processes import gather_parts
 from maskrestore.models.lite0 import Lite0Embedding
@@ -83,6 +82,12 @@ class InceptionEmbedding(nn.Module):
     num_features = 2048
 
     def __init__(self, weights: Path | None) -> None:
+        # It takes as long to import as torch.
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            BasicConv2d,
+            FeatureExtractorInceptionV3,
+        )
+
         super().__init__()
         if weights is not None:
             # torch-fidelity unpickles whatever the file holds; load_weights lets tensors through

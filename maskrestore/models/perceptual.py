@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import VGG19_Weights, vgg19
 
 from maskrestore.config.networks import PerceptualConfig
 from maskrestore.models.frozen import Frozen
@@ -32,6 +31,8 @@ class VGG19Features(Frozen):
     taps = (1, 6, 11, 20, 29)
 
     def __init__(self, weights: Path | None) -> None:
+        from torchvision.models import vgg19  # takes as long to import as torch
+
         super().__init__()
         state = _download_vgg19() if weights is None else load_weights(weights)
         with torch.device("meta"):  # the classifier, unused here, is most of the 144 M weights
@@ -61,6 +62,8 @@ def make_features(config: PerceptualConfig) -> VGG19Features | Lite0Features:
 
 
 def _download_vgg19() -> dict[str, Tensor]:
+    from torchvision.models import VGG19_Weights
+
     try:
         state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:

@@ -6,13 +6,13 @@ the grid as `ended`, once no job of it is left. A disturbance keeps to nodes tha
 the jobs of others run on the rest of the cluster.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Semaphore, Thread
 
 import pytest
-from slurm_cluster import GRID, Cluster, TinyGrid, two_nodes
+from slurm_cluster import GRID, ONE_TASK, Cluster, TinyGrid, two_nodes
 
 Disturb = Callable[[Cluster, TinyGrid], object]
 MakeGrid = Callable[[str, str], TinyGrid]
@@ -48,14 +48,15 @@ def make_grid(tmp_path_factory: pytest.TempPathFactory, shards: Path, generator:
 
 @pytest.fixture(scope="session")
 def left_alone(session_cluster: Cluster, make_grid: MakeGrid) -> dict[int, "Future[TinyGrid]"]:
-    """Runs of 2 and of 4 processes that nothing happens to, begun."""
+    """Runs of 1, 2 and 4 processes that nothing happens to, begun."""
 
-    def submit(tasks: int) -> Disturb:
-        return lambda cluster, grid: cluster.launch("submit.py", *grid.words, *two_nodes(tasks))
+    def submit(shape: Iterable[str]) -> Disturb:
+        return lambda cluster, grid: cluster.launch("submit.py", *grid.words, *shape)
 
+    shapes = {1: ONE_TASK, 2: two_nodes(1), 4: two_nodes(2)}
     return {
-        2 * tasks: begin(session_cluster, make_grid("undisturbed", GRID), submit(tasks))
-        for tasks in (1, 2)
+        number: begin(session_cluster, make_grid("undisturbed", GRID), submit(shape))
+        for number, shape in shapes.items()
     }
 
 

@@ -160,7 +160,7 @@ def cluster(session_cluster: Cluster, request: pytest.FixtureRequest) -> Iterato
     session_cluster.clean()
 
 
-GRID = "rows:\n  cell: {task: densify, loss: ce_vgg_l1}\n"
+GRID = "rows:\n  cell: {task: densify, loss: ce}\n"
 
 
 class TinyGrid:
@@ -226,6 +226,9 @@ class TinyGrid:
             return losses_of(self.run)
         except (FileNotFoundError, json.JSONDecodeError):  # not yet; being written
             return []
+
+
+ONE_TASK = ("slurm.nodes=1", "slurm.tasks_per_node=1")
 
 
 def two_nodes(tasks_per_node: int) -> list[str]:

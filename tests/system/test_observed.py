@@ -40,7 +40,7 @@ MONITORING = ROOT / "configs" / "monitoring"
 PROGRAM = ROOT / "tests" / "programs" / "sick.py"
 SCREENSHOTS = ROOT / "build" / "screenshots"
 RARELY = ("training.checkpoint_images=100000", "training.evaluate_images=100000")
-PACE = 0.25
+PACE = 0.5
 """Seconds that each step takes longer, so that a dozen runs find room on two cores."""
 SICKNESSES = {
     ("MaskrestoreStalled", "stalled"),
@@ -110,6 +110,7 @@ class Ward:
             f"telemetry.targets={self.folder / 'runs' / 'targets'}",
             *("task=densify", "loss=ce", "training.num_images=100000", "data.prefetch_batches=1"),
             *("training.evaluate_images=160", "training.checkpoint_images=40"),
+            *("training.log_images=4", "mask_generator.start=input"),
             *("health.max_skipped_steps=100000", "telemetry.peak_flops=1e11"),
             *more,
         ]

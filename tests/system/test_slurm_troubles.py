@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from slurm_cluster import URGENT, Cluster, TinyGrid, assert_as_undisturbed, two_nodes
+from slurm_cluster import ONE_TASK, URGENT, Cluster, TinyGrid, assert_as_undisturbed, two_nodes
 
 from launch.slurm.journal import note
 
@@ -23,8 +23,8 @@ def strike(cluster: Cluster, grid: TinyGrid, words: list[str], after: int = 24) 
 
 
 def be_preempted(cluster: Cluster, grid: TinyGrid) -> None:
-    """By a job that wants the very nodes, all of whose cores are the run's."""
-    job = strike(cluster, grid, [*grid.slow(0.3), *two_nodes(2)])
+    """By a job that wants the very nodes, which are all the run's."""
+    job = strike(cluster, grid, [*grid.slow(0.3), *two_nodes(1), "slurm.sbatch=[--exclusive]"])
     nodes = ",".join(cluster.nodes_of(job))
     urgent = ("--partition=priority", f"--nodelist={nodes}", "--exclusive", f"--job-name={URGENT}")
     cluster.run("sbatch", *urgent, "--output=/dev/null", "--wrap=sleep 3")
@@ -34,7 +34,7 @@ def be_preempted(cluster: Cluster, grid: TinyGrid) -> None:
 
 def hit_two_time_limits(cluster: Cluster, grid: TinyGrid) -> None:
     """SLURM counts time limits in minutes and looks at them every 30 seconds."""
-    more = [*two_nodes(1), "slurm.signal_seconds=10"]
+    more = [*ONE_TASK, "slurm.signal_seconds=10"]
     cluster.launch("submit.py", *grid.slow(6.0), *more)  # it would train for 4 minutes
     for hits in (1, 2):
         seen = grid.num_images()
@@ -55,7 +55,7 @@ def let_time_run_out(cluster: Cluster, job: str) -> None:
 
 
 def be_requeued_while_it_saves(cluster: Cluster, grid: TinyGrid) -> None:
-    cluster.launch("submit.py", *grid.slow(0.1, save=1.5), *two_nodes(1))
+    cluster.launch("submit.py", *grid.slow(0.1, save=1.5), *ONE_TASK)
     cluster.wait((grid.run / "checkpoints" / ".000000064.partial").exists)
     cluster.run("scontrol", "requeue", cluster.job(grid))
     cluster.wait(lambda: grid.events("ended"))
@@ -73,7 +73,7 @@ def lose_a_task_as_for_want_of_memory(cluster: Cluster, grid: TinyGrid) -> None:
 
 
 def be_cancelled_and_retried(cluster: Cluster, grid: TinyGrid) -> None:
-    words = [*grid.slow(0.3), *two_nodes(1)]
+    words = [*grid.slow(0.3), *ONE_TASK]
     strike(cluster, grid, words)
     cluster.launch("status.py", *words, "cancel=cell")
     cluster.wait(lambda: not cluster.jobs(grid))
@@ -88,7 +88,7 @@ def meet_a_node_that_failed_it_twice(cluster: Cluster, grid: TinyGrid) -> None:
     for _ in range(2):
         note(grid.run, "began", job="1", restart=0, nodes=nodes, num_images=0)
         note(grid.run, "ended", reason="node failed", faulty=nodes)
-    words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1"]
+    words = [*grid.words, *ONE_TASK]
     cluster.launch("submit.py", *words)
 
 
@@ -101,7 +101,7 @@ STUCK = (
 
 def get_nowhere_beside_others(cluster: Cluster, grid: TinyGrid) -> None:
     """Its watchdog ends the third cell at its first step, in every attempt."""
-    words = [*grid.slow(1.0), "training.num_images=8", "slurm.nodes=1", "slurm.tasks_per_node=1"]
+    words = [*grid.slow(1.0), "training.num_images=8", *ONE_TASK]
     cluster.launch("submit.py", *words, "slurm.max_idle_restarts=1")
 
 
@@ -115,7 +115,7 @@ def lose_a_node(cluster: Cluster, grid: TinyGrid) -> None:
 
 def lose_a_slurmd(cluster: Cluster, grid: TinyGrid) -> None:
     """SLURM starts the job elsewhere while its old tasks are still training."""
-    words = [*grid.slow(1.0), "slurm.nodes=1", "slurm.tasks_per_node=2"]
+    words = [*grid.slow(1.0), *ONE_TASK, "slurm.sbatch=[--exclusive]"]
     [node] = cluster.nodes_of(strike(cluster, grid, words))
     cluster.control("kill", node)
     try:
@@ -129,7 +129,7 @@ def lose_a_slurmd(cluster: Cluster, grid: TinyGrid) -> None:
 def test_preemption_saves_requeues_and_goes_on(
     cluster: Cluster, ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    assert_as_undisturbed(ended, undisturbed[4], restarts=1)
+    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
     assert ended.events("ended")[0]["reason"] == "preempted, saved"
     status = cluster.launch("status.py", *ended.words)
     assert "1 done" in status
@@ -137,14 +137,14 @@ def test_preemption_saves_requeues_and_goes_on(
 
 @pytest.mark.beside(by=hit_two_time_limits)
 def test_a_time_limit_that_is_hit_twice(ended: TinyGrid, undisturbed: dict[int, TinyGrid]) -> None:
-    assert_as_undisturbed(ended, undisturbed[2], restarts=2)
+    assert_as_undisturbed(ended, undisturbed[1], restarts=2)
     reasons = [event["reason"] for event in ended.events("ended")]
     assert reasons == ["time limit, saved", "time limit, saved", "finished"]
 
 
 @pytest.mark.beside(by=be_requeued_while_it_saves)
 def test_requeued_while_it_saves(ended: TinyGrid, undisturbed: dict[int, TinyGrid]) -> None:
-    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert_as_undisturbed(ended, undisturbed[1], restarts=1)
     assert ended.events("ended")[0]["reason"].startswith("requeued by hand")
 
 
@@ -160,7 +160,7 @@ def test_a_task_that_is_killed_as_for_want_of_memory(
 def test_a_cancelled_cell_saves_and_stays_away_until_it_is_retried(
     ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert_as_undisturbed(ended, undisturbed[1], restarts=1)
     assert ended.events("ended")[0]["reason"] == "cancelled, saved"
     assert ended.events("began")[1]["num_images"] >= 24
 
@@ -204,7 +204,7 @@ def test_a_node_that_goes_down(ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 def test_a_slurmd_that_dies_leaves_tasks_behind_that_make_way(
     ended: TinyGrid, undisturbed: dict[int, TinyGrid]
 ) -> None:
-    assert_as_undisturbed(ended, undisturbed[2], restarts=1)
+    assert_as_undisturbed(ended, undisturbed[1], restarts=1)
     first, second = ended.events("began")
     assert second["nodes"] != first["nodes"]
     assert ended.events("ended")[0]["faulty"] == first["nodes"]
@@ -212,7 +212,7 @@ def test_a_slurmd_that_dies_leaves_tasks_behind_that_make_way(
 
 @pytest.mark.usefixtures("whole_cluster")
 def test_munge_down_and_no_accounting(cluster: Cluster, grid: TinyGrid) -> None:
-    words = [*grid.words, "slurm.nodes=1", "slurm.tasks_per_node=1", "slurm.sbatch=[--hold]"]
+    words = [*grid.words, *ONE_TASK, "slurm.sbatch=[--hold]"]
     cluster.launch("submit.py", *words)
     before = cluster.queue()
     cluster.control("kill", "munged")
