@@ -9,17 +9,17 @@ from xdist.scheduler import LoadScopeScheduling
 
 WAITING = {
     "tests/system/test_slurm": "slurm",
-    "tests/system/": "watched",
-    "tests/launch/results/test_page": "watched",
-    "tests/distributed/": "engines",
-    "tests/training/test_resume": "engines",
-    "tests/monitoring/": "exporters",
+    "tests/system/": "crowds",
+    "tests/launch/results/test_page": "crowds",
+    "tests/distributed/": "crowds",
+    "tests/training/test_resume": "crowds",
+    "tests/monitoring/": "crowds",
 }
 """Start of a file's name -> group: the files of one group run one after the other, on one worker.
 
-They share a cluster, or a browser, and mostly wait; or they drive DeepSpeed, whose processes spin
-while they wait for each other: one such crowd at a time; or they look for free ports in the same
-places. The first start that fits counts."""
+They share a cluster; or they start a crowd of processes (a ward of runs for alerts, DeepSpeed, a
+browser, exporters that look for free ports): two crowds at a time would starve each other, and
+what each waits for would come late or never. The first start that fits counts."""
 MAKES_WAY = 10
 """Niceness of what computes: the tests of a group have clocks of their own, alerts and time limits,
 that would take a busy machine for a sick run."""
@@ -47,10 +47,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not hasattr(config, "workerinput"):
         return
     slow = Counter(file_of(item) for item in items if item.get_closest_marker("slow"))
-    groups = ["", *reversed(WAITING.values())]
+    groups = [*WAITING.values(), ""]
     items.sort(
         key=lambda item: (
-            -groups.index(group_of(item.nodeid)),
+            groups.index(group_of(item.nodeid)),
             waits_for_others(item),
             -slow[file_of(item)],
         )

@@ -16,7 +16,7 @@ from slurm_cluster import GRID, ONE_TASK, Cluster, TinyGrid, two_nodes
 
 Disturb = Callable[[Cluster, TinyGrid], object]
 MakeGrid = Callable[[str, str], TinyGrid]
-ROOM = Semaphore(4)
+ROOM = Semaphore(3)
 """So many grids at a time; more would wait for nodes, and for cores."""
 PATIENCE = 1800.0
 """Seconds for all of them."""

@@ -14,7 +14,7 @@ def test_a_cell_that_meets_its_own_remains_is_sent_to_another_node(
     SLURM starts the job there once more, calls it a duplicate, and holds it."""
     one_node = ["slurm.nodes=1", "slurm.tasks_per_node=2", "profile=cpu"]
     rarely = "training.checkpoint_images=80"  # each save takes its ten seconds
-    words = [*grid.slow(0.3, save=10.0), *one_node, rarely]
+    words = [*grid.slow(0.5, save=10.0), *one_node, rarely]
     cluster.launch("submit.py", *words)
     cluster.wait(lambda: grid.num_images() >= 8)
     job = cluster.job(grid)

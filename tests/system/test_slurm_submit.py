@@ -139,7 +139,7 @@ def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> 
     cluster.wait(ended)
     assert most == 2
     table = (folder / "table1.md").read_text()
-    assert "cells done: 7 of 7" in table
+    assert "cells done: 7 of 21" in table
     assert (folder / "table1.csv").is_file()
     assert (folder / "table1.tex").is_file()
     assert (folder / "figure2.png").is_file()
