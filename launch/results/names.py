@@ -76,13 +76,14 @@ def paper_figures(config: RunConfig) -> tuple[float | None, float | None, float 
 def _is_of_paper(config: RunConfig) -> bool:
     default = RunConfig()
     same = ["protocol", "degradation", "baseline"]
-    same += ["condition", "relaxation"] if config.trains else []
+    same += ["condition", "relaxation", "image_loss"] if config.trains else []
     same += ["degrade"] if config.task == "super_resolution" else []
     return (
         all(getattr(config, name) == getattr(default, name) for name in same)
         and config.generator.edges == default.generator.edges
         and config.terms == RunConfig(loss=config.loss).terms
         and not ("ce" in config.terms and config.weights.class_balance)
+        and not (config.trains and config.data.num_true_masks)
     )
 
 
@@ -130,10 +131,24 @@ def _variants(config: RunConfig) -> Iterator[str]:
         yield f"{config.synthesized_images:.0%} synthesised images"
     if "ce" in config.terms and config.weights.class_balance:
         yield f"classes balanced, {config.weights.class_balance:g}"
-    if {"perceptual", "l1"} & set(config.terms) and config.relaxation in RELAXATIONS:
-        yield RELAXATIONS[config.relaxation]
+    if config.trains and config.data.num_true_masks:
+        yield f"{config.data.num_true_masks} true masks"
+    if {"perceptual", "l1"} & set(config.terms):
+        yield from _image_variants(config)
     if config.generator.edges in EDGES:
         yield EDGES[config.generator.edges]
+
+
+def _image_variants(config: RunConfig) -> Iterator[str]:
+    image_loss = config.image_loss
+    if config.relaxation in RELAXATIONS:
+        yield RELAXATIONS[config.relaxation]
+    if image_loss.start:
+        yield f"image terms from {image_loss.start:.0%}"
+    if image_loss.pixels == "unannotated":
+        yield "image terms where nobody annotated"
+    if image_loss.gradient:
+        yield f"image gradient {image_loss.gradient:g} of CE's"
 
 
 def input_of(config: RunConfig) -> tuple[str, ...]:

@@ -86,3 +86,7 @@ class DataConfig(SourceConfig):
     """Batches decoded ahead of the training step."""
     flip: bool = True
     """Mirror a training sample left to right with probability 1/2."""
+    num_true_masks: NonNegativeInt = 0
+    """Training images whose true masks the cross entropy compares with, evenly spaced among all; 0
+    is all of them. Every other image of a run is then one of these, and the rest, of all images,
+    serves the image terms alone."""

@@ -22,6 +22,7 @@ from pydantic import (
 
 from maskrestore.config.data import DataConfig, Seed, split_at_commas
 from maskrestore.config.execution import DistributedConfig, HealthConfig, TelemetryConfig
+from maskrestore.config.losses import Fraction, ImageLossConfig, WeightsConfig
 from maskrestore.config.networks import GeneratorConfig, MaskGeneratorConfig, PerceptualConfig
 from maskrestore.config.settings import Section, parse
 
@@ -35,7 +36,6 @@ Target = Literal["true", "given", "nearest", "restored"]
 Relaxation = Literal["softmax", "straight_through", "gumbel"]
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[Beta, Beta], BeforeValidator(split_at_commas)]
 
@@ -49,24 +49,6 @@ class DegradeConfig(Section):
     sampling: Literal["corner", "center"] = "corner"
     """Pixel kept of each factor x factor block: its top left corner (the paper's) or its centre
     (protocol=strict's)."""
-
-
-class WeightsConfig(Section):
-    """Factors of the loss terms; 0 switches a term off and costs nothing."""
-
-    ce: NonNegativeFloat = 1.0
-    """Cross entropy of the restored mask (L_mask)."""
-    class_balance: NonNegativeFloat = 0.0
-    """Rare classes count more in the cross entropy: by (share of the training pixels) to the power
-    of minus this, at most 10 times the mean. 0 is the paper's; 0.4 measured best on CamVid."""
-    perceptual: NonNegativeFloat = 1.0
-    """Perceptual distance of the synthesised image (L_VGG; 1 in the paper's sum, 10 in SPADE)."""
-    l1: NonNegativeFloat = 1.0
-    """Absolute difference of the synthesised image (L_1)."""
-    synthesis_perceptual: NonNegativeFloat = 10.0
-    """Perceptual distance in task=synthesis (SPADE: 10)."""
-    feature_matching: NonNegativeFloat = 10.0
-    """Distance of the discriminator's features in task=synthesis (SPADE: 10)."""
 
 
 class TrainingConfig(Section):
@@ -163,6 +145,7 @@ class RunConfig(Section):
     generator: GeneratorConfig = GeneratorConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
     weights: WeightsConfig = WeightsConfig()
+    image_loss: ImageLossConfig = ImageLossConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
@@ -194,10 +177,6 @@ class RunConfig(Section):
             raise ValueError("baseline=random_walker is for task=densify or super_resolution")
         if self.task != needed:
             raise ValueError(f"baseline={self.baseline} is for task={needed}, not task={self.task}")
-        if self.task != "synthesis" and self.trains and not self.terms:
-            raise ValueError(
-                f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
-            )
         if self.target == "restored" and self.teacher is None:
             raise ValueError("target=restored needs teacher=RUN, the run that restores the masks")
         if self.target == "given" and self.task != "densify":
@@ -212,6 +191,8 @@ class RunConfig(Section):
                 f"degradation={self.degradation} is for task=densify, not task={self.task}: write "
                 "degradation=task, or task=densify"
             )
+        if self.task != "synthesis" and self.trains:
+            self._check_losses()
         if self.protocol == "strict" and self.task != "synthesis":
             self._check_strict()
         distributed = self.distributed
@@ -230,6 +211,39 @@ class RunConfig(Section):
                 "write distributed.engine=ddp"
             )
         return self
+
+    def _check_losses(self) -> None:
+        image_loss = self.image_loss
+        if not self.terms:
+            raise ValueError(
+                f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
+            )
+        if "ce" not in self.terms and (image_loss.start or image_loss.gradient):
+            raise ValueError(
+                "image_loss.start and image_loss.gradient need the cross entropy, which "
+                "weights.ce=0 switches off"
+            )
+        if image_loss.pixels == "unannotated" and self.task != "densify":
+            raise ValueError(
+                "image_loss.pixels=unannotated is for task=densify: a smaller map has no gaps"
+            )
+        if image_loss.start and self.health.spike_deviations:
+            raise ValueError(
+                "health.spike_deviations would take the beginning of the image terms for a jump of "
+                "the loss: write health.spike_deviations=0, or image_loss.start=0"
+            )
+        if self.data.num_true_masks:
+            unfit = {
+                "data.shuffle_shards": self.data.shuffle_shards,
+                "weights.class_balance": self.weights.class_balance,
+                "image_loss.gradient": image_loss.gradient,
+            }
+            names = [name for name, value in unfit.items() if value]
+            if names or self.target != "true":
+                raise ValueError(
+                    "data.num_true_masks leaves most samples without a true mask: write "
+                    f"{' and '.join(f'{name}=0' for name in names) or 'target=true'}"
+                )
 
     def _check_strict(self) -> None:
         if self.generator.edges == "instance":

@@ -22,6 +22,7 @@ from maskrestore.data.damage import damage
 from maskrestore.data.sample import Sample
 from maskrestore.data.sampler import seed_of, training_order, training_spans
 from maskrestore.data.shard_folder import ShardFolder, open_split
+from maskrestore.utils.errors import ConfigError
 
 Plan = list[tuple[int, bool, int]]
 """A batch before it is read: sample id, whether mirrored, position."""
@@ -116,13 +117,15 @@ def training_batches(
     folder = open_split(config.data, "train", left_out)
     batch_size = config.training.batch_size
     share, window = batch_size // world_size, config.data.shuffle_shards
-    mirror = config.data.flip
+    mirror, few = config.data.flip, config.data.num_true_masks
+    if few > len(folder):
+        raise ConfigError(f"data.num_true_masks={few}: there are {len(folder)} training images")
 
     def plan() -> Iterator[Plan]:
         for start, _, is_trained in training_spans(start_image, batch_size, passed_over):
             if not is_trained:
                 continue
-            order = training_order(config.seed, folder.sizes, start, batch_size, window)
+            order = training_order(config.seed, folder.sizes, start, batch_size, window, few)
             places = [(i, flip and mirror, at) for at, (i, flip) in enumerate(order, start)]
             yield places[rank * share : (rank + 1) * share]
 

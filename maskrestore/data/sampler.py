@@ -29,19 +29,33 @@ def epoch_order(
 
 
 def training_order(
-    seed: int, sizes: tuple[int, ...], start: int, count: int, window: int = 0
+    seed: int,
+    sizes: tuple[int, ...],
+    start: int,
+    count: int,
+    window: int = 0,
+    num_true_masks: int = 0,
 ) -> list[tuple[int, bool]]:
     """(sample id, mirrored) of the images number start .. start+count-1 of a run.
 
     sizes: samples of each shard. window: shards among which samples are shuffled, after the shards
-    themselves were; 0 is all.
+    themselves were; 0 is all. num_true_masks: where `has_true_mask`, one of so many samples.
     """
     order, total = [], sum(sizes)
     for position in range(start, start + count):
         epoch, place = divmod(position, total)
         ids, flips = epoch_order(seed, epoch, sizes, window)
-        order.append((int(ids[place]), bool(flips[place])))
+        sample = int(ids[place])
+        if num_true_masks and has_true_mask(position, num_true_masks):
+            sample = sample % num_true_masks * total // num_true_masks
+        order.append((sample, bool(flips[place])))
     return order
+
+
+def has_true_mask(position: int, num_true_masks: int) -> bool:
+    """Whether the cross entropy counts for image number `position` of a run: for each, or, with few
+    true masks, for every other one."""
+    return not num_true_masks or position % 2 == 0
 
 
 def seed_of(*parts: str | int) -> int:

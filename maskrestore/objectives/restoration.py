@@ -28,6 +28,7 @@ from maskrestore.data.segmap import generator_input, relaxed_segmap, synthesized
 from maskrestore.models.build import make_mask_generator
 from maskrestore.models.perceptual import PerceptualLoss
 from maskrestore.objectives.class_balance import class_weights
+from maskrestore.objectives.image_terms import are_due, balanced, open_to_change
 from maskrestore.objectives.objective import Objective, Phase
 from maskrestore.objectives.targets import Teacher, target_of
 
@@ -73,24 +74,24 @@ class Restoration(Objective):
         config, losses = self.config, {}
         damaged, valid = degrade(config, batch.fine, batch.coarse)
         shown = mask_generator_input(config, damaged, valid, self.seen_image(batch))
-        restored_logits: Tensor = self.networks["mask_generator"](*shown)  # [B,C,H,W]
+        mask_logits: Tensor = self.networks["mask_generator"](*shown)  # [B,C,H,W]
+        image_logits, image_loss = mask_logits, config.image_loss
+        if image_loss.gradient:
+            mask_logits, image_logits = balanced(mask_logits, image_loss.gradient)
         if "ce" in self.terms:
-            target = target_of(config, batch, self.teacher)
-            if self.class_weights is not None:
-                self.class_weights = self.class_weights.to(target.device)  # copied once
-            # The sum over all pixels, also those that do not count: unlike a weighted mean it is
-            # the same however a batch is split among processes.
-            total = F.cross_entropy(
-                restored_logits.float(), target, self.class_weights, reduction="sum"
-            )
-            losses["ce"] = total / target.numel()
-        if self.image_generator is None or not {"perceptual", "l1"} & self.terms.keys():
+            losses["ce"] = self.cross_entropy(mask_logits, batch)
+        image_terms = [name for name in ("perceptual", "l1") if name in self.terms]
+        if self.image_generator is None or not image_terms:
             return losses
+        if not are_due(config, batch):
+            return losses | dict.fromkeys(image_terms, torch.zeros((), device=batch.image.device))
+        if image_loss.pixels == "unannotated":
+            image_logits = open_to_change(image_logits, valid)
         real_image = to_unit_range(batch.image)  # [B,3,H,W] in [-1,1]
         seeds = [seed_of("gumbel", config.seed, position) for position in batch.positions]
         # The frozen networks have a precision of their own (models/half_precision.py).
         with torch.autocast(batch.image.device.type, enabled=False):
-            restored = relaxed_segmap(restored_logits, config.relaxation, seeds)
+            restored = relaxed_segmap(image_logits, config.relaxation, seeds)
             edges = config.generator.edges
             synthesized_image = self.image_generator(
                 generator_input(restored, edges, batch.instance)
@@ -100,6 +101,18 @@ class Restoration(Objective):
             if "l1" in self.terms:
                 losses["l1"] = F.l1_loss(synthesized_image.float(), real_image)
         return losses
+
+    def cross_entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Of float [B,C,H,W] with the masks of RunConfig.target, a mean over all their pixels, in
+        nats: also over those that do not count, so that unlike a weighted mean it is the same
+        however a batch is split among processes."""
+        target = target_of(self.config, batch, self.teacher)  # int64 [B,H,W]
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(target.device)  # copied once
+        total = F.cross_entropy(logits.float(), target, self.class_weights, reduction="sum")
+        if self.config.data.num_true_masks:  # half of them have one
+            total = 2 * total
+        return total / target.numel()
 
     def seen_image(self, batch: Batch) -> Tensor:
         """uint8 [B,3,H,W]: the real images, some of them as drawn from their true masks."""

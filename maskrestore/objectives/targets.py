@@ -9,6 +9,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
 from maskrestore.data.prior import nearest_annotated, nearest_label
+from maskrestore.data.sampler import has_true_mask
 from maskrestore.models.build import load_mask_generator
 from maskrestore.runs.resume_check import read_run_config
 from maskrestore.utils.errors import UserError
@@ -48,7 +49,12 @@ class Teacher(nn.Module):
 def target_of(config: RunConfig, batch: Batch, teacher: Teacher | None) -> Tensor:
     """The masks to compare with, int64 [B,H,W]; IGNORED where there is nothing to compare with."""
     if config.target == "true":
-        return batch.fine
+        few = config.data.num_true_masks
+        hidden = [not has_true_mask(position, few) for position in batch.positions]
+        if not any(hidden):
+            return batch.fine
+        where = torch.tensor(hidden, device=batch.fine.device)[:, None, None]
+        return batch.fine.masked_fill(where, IGNORED)
     if teacher is not None:
         restored: Tensor = teacher(batch)
         return restored

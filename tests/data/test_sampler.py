@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.loader import training_batches, val_batches
 from maskrestore.data.manifest import read_manifest
-from maskrestore.data.sampler import training_order, training_spans
+from maskrestore.data.sampler import has_true_mask, training_order, training_spans
 from shards.write import WriteConfig, write_shards
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8).map(tuple)
@@ -167,3 +167,16 @@ def test_the_spans_of_a_run_are_its_batches_and_the_windows_between_them() -> No
     assert spans == [(4, 8, True), (8, 20, False), (20, 24, True), (24, 28, True), (28, 32, False)]
     assert next(training_spans(12, 4, windows)) == (12, 20, False)  # resumed within a window
     assert list(islice(training_spans(0, 4), 2)) == [(0, 4, True), (4, 8, True)]
+
+
+@pytest.mark.parametrize("few", [1, 3, 10])
+def test_with_few_true_masks_every_other_sample_is_one_of_them(few: int) -> None:
+    sizes = (4, 3, 3)
+    plain = training_order(5, sizes, 0, 60)
+    order = training_order(5, sizes, 0, 60, num_true_masks=few)
+    assert order[1::2] == plain[1::2]
+    assert [flip for _, flip in order] == [flip for _, flip in plain]
+    assert {sample for sample, _ in order[0::2]} == {10 * number // few for number in range(few)}
+    assert order[20:] == training_order(5, sizes, 20, 40, num_true_masks=few)
+    assert [has_true_mask(position, few) for position in range(4)] == [True, False, True, False]
+    assert has_true_mask(1, 0)

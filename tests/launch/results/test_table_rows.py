@@ -28,7 +28,18 @@ SMALL = ["task=super_resolution", "loss=ce"]
             "densification",
             "CE+VGG+L1 (image-conditioned, Gumbel, upper bound: true edges)",
         ),
-        ([*CE, "relaxation=gumbel"], "densification", "CE"),  # no image is made
+        ([*CE, "relaxation=gumbel", "image_loss.start=0.5"], "densification", "CE"),  # no image
+        (
+            [*SUM, "image_loss.start=0.5", "image_loss.pixels=unannotated"],
+            "densification",
+            "CE+VGG+L1 (image terms from 50%, image terms where nobody annotated)",
+        ),
+        (
+            [*SUM, "image_loss.gradient=0.1"],
+            "densification",
+            "CE+VGG+L1 (image gradient 0.1 of CE's)",
+        ),
+        ([*CE, "data.num_true_masks=10"], "densification", "CE (10 true masks)"),
         (
             [*CE, "weights.class_balance=0.5", "condition=image", "mask_generator.start=input"],
             "densification",
@@ -78,6 +89,8 @@ def test_the_paper_is_quoted_for_its_own_experiments_alone() -> None:
         "generator.edges=soft",
         "weights.ce=2",
         "weights.class_balance=0.5",
+        "image_loss.gradient=1",
+        "data.num_true_masks=10",
     ):
         assert paper_figures(load_config([*CE, word])) == nothing, word
     # What is not in the row changes nothing.
