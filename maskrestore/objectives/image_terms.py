@@ -37,7 +37,7 @@ def balanced(logits: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """float [B,C,H,W] twice, for the mask's term and for the image terms: the gradient through the
     second is made `ratio` times as long (L2) as that through the first, sample by sample, so it is
     the same however a batch is split among processes, and whatever factor a loss is scaled by."""
-    mask_logits, image_logits = _Balanced.apply(logits, ratio)  # type: ignore[no-untyped-call]
+    mask_logits, image_logits = _Balanced.apply(logits, ratio)
     return mask_logits, image_logits
 
 

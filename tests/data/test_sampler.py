@@ -13,6 +13,7 @@ from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.loader import training_batches, val_batches
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sampler import has_true_mask, training_order, training_spans
+from maskrestore.utils.errors import ConfigError
 from shards.write import WriteConfig, write_shards
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8).map(tuple)
@@ -180,3 +181,9 @@ def test_with_few_true_masks_every_other_sample_is_one_of_them(few: int) -> None
     assert order[20:] == training_order(5, sizes, 20, 40, num_true_masks=few)
     assert [has_true_mask(position, few) for position in range(4)] == [True, False, True, False]
     assert has_true_mask(1, 0)
+
+
+def test_more_true_masks_than_there_are_images(shards: Path) -> None:
+    config = load_config([f"data.shards={shards}", "data.size=32x64", "data.num_true_masks=17"])
+    with pytest.raises(ConfigError, match=r"data\.num_true_masks=17: there are 16 training images"):
+        next(training_batches(config, 0, 0, 1))
