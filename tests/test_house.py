@@ -81,6 +81,17 @@ def test_programs_and_settings_import_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_no_program_waits_for_what_only_some_settings_need() -> None:
+    """torchvision and torch-fidelity take as long to import as torch, for VGG19 and Inception."""
+    program = (
+        "import sys\n"
+        "import maskrestore.inference.restore, maskrestore.training.loop\n"
+        "names = {'torchvision', 'torch_fidelity', 'deepspeed', 'torch._dynamo'}\n"
+        "assert not names & set(sys.modules), names & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("folder", ["shards", "launch"])
 def test_no_program_shadows_a_module(folder: str) -> None:
     """`python launch/x.py` puts launch/ first on sys.path, folders included."""

@@ -36,7 +36,8 @@ def launch(folder: Path, num_processes: int, jobs: list[dict[str, Any]]) -> None
     """All jobs after one another in one start of so many processes."""
     path = folder / f"jobs-{num_processes}-{jobs[0]['name']}.json"
     path.write_text(json.dumps(jobs))
-    ranks = start_ranks([str(path)], num_processes, program=PROGRAM)
+    compiled = {"TORCH_EXTENSIONS_DIR": str(folder / "compiled")}
+    ranks = start_ranks([str(path)], num_processes, program=PROGRAM, environment=compiled)
     statuses, errors = end_of(ranks)
     assert statuses == [0] * num_processes, [error[-3000:] for error in errors]
 
@@ -183,6 +184,11 @@ def test_other_numbers_of_processes_go_on_from_the_same_state(
         assert (
             tensors(state(folder, str(job["name"]))).keys() == tensors(state(folder, source)).keys()
         )
+
+
+def test_nothing_is_compiled(folder: Path) -> None:
+    """So no compiler is needed, and none decides in which order gradients are added."""
+    assert not (folder / "compiled").exists()
 
 
 def test_batch_statistics_are_taken_back_with_a_step_that_is_left_out() -> None:
