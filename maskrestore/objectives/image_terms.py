@@ -26,11 +26,12 @@ class _Balanced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_mask: Tensor, of_image: Tensor) -> tuple[Tensor, None]:
-        lengths = [gradient.flatten(1).norm(dim=1) for gradient in (of_mask, of_image)]
+        # In float32: the squares of a scaled loss's gradients are beyond fp16.
+        lengths = [gradient.flatten(1).float().norm(dim=1) for gradient in (of_mask, of_image)]
         factor = ctx.ratio * lengths[0] / lengths[1]
         # Without a gradient there is nothing to lengthen; one that is not finite stays so.
         factor = torch.where(lengths[1] == 0, 1.0, factor)
-        return of_mask + factor[:, None, None, None] * of_image, None
+        return of_mask + (factor[:, None, None, None] * of_image).to(of_mask.dtype), None
 
 
 def balanced(logits: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
