@@ -80,8 +80,8 @@ class RawCityscapes(Dataset[Tensors]):
 def to_tensors(image: Any, fine: Any, coarse: Any, instance: Any) -> Tensors:
     """PIL images or arrays of one sample -> uint8 [3,H,W] and three int64 [H,W]."""
     picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    maps = (torch.from_numpy(np.array(x).astype(np.int64)) for x in (fine, coarse, instance))
-    return picture, *maps  # type: ignore[return-value]
+    a, b, c = (torch.from_numpy(np.array(x).astype(np.int64)) for x in (fine, coarse, instance))
+    return picture, a, b, c
 
 
 def batches_of(dataset: Any, shuffle: bool | None = None) -> Iterator[Tensors]:

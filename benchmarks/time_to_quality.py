@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.plain_spade import PlainMaskGenerator
 from benchmarks.side_by_side import conditions
 from maskrestore.config.cli import run_program
+from maskrestore.config.data import Size
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.config.settings import Section, parse
 from maskrestore.data.degrade import degrade, degraded_segmap
@@ -44,7 +45,7 @@ class TimeToQuality(Section):
 
     shards: Path = Path("data/camvid-96x128")
     """Folder of the shards (shards/write.py)."""
-    size: str = "96x128"
+    size: Size = "96x128"
     """Their size."""
     task: Literal["densify", "super_resolution"] = "densify"
     """What to restore."""
@@ -54,7 +55,7 @@ class TimeToQuality(Section):
     """Images between two evaluations."""
     plain_learning_rate: PositiveFloat = 1e-3
     """Adam learning rate of the plain script."""
-    class_balance: float = 0.4
+    class_balance: NonNegativeFloat = 0.4
     """Ours: weights.class_balance."""
 
 
@@ -82,7 +83,10 @@ def plain_curve(config: TimeToQuality) -> Curve:
     """The plain script's."""
     run = run_config(config, "loss=ce")
     torch.manual_seed(0)
-    network: nn.Module = PlainMaskGenerator(NUM_CLASSES, 8, 16, run.data.height_width)
+    shape = run.mask_generator
+    network: nn.Module = PlainMaskGenerator(
+        NUM_CLASSES, shape.width, shape.hidden, run.data.height_width
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.plain_learning_rate)
 
     @torch.no_grad()
