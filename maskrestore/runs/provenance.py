@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -43,9 +44,13 @@ def facts() -> dict[str, Any]:
 @cache
 def _packages() -> dict[str, str]:
     """Name -> version, in the order of names."""
-    # Each look at `metadata` (or `name`, or `version`) reads and parses a file of the package.
-    every = (package.metadata for package in distributions())
-    packages = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
+    packages = {}
+    for package in distributions():
+        # Its properties parse the whole of this as an e-mail, each time.
+        text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+        head = dict(re.findall(r"^(Name|Version): (.*)$", text.partition("\n\n")[0], re.MULTILINE))
+        if "Name" in head:
+            packages[head["Name"].strip()] = head.get("Version", "").strip()
     return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 

@@ -112,11 +112,19 @@ def code_sha256() -> dict[str, str]:
 
 def _bare_code(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+    _strip(tree)
     return ast.dump(tree)
+
+
+def _strip(node: ast.AST) -> None:
+    """Take the docstrings out of the statements in `node`. (ast.walk looks at expressions too.)"""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        statements = getattr(node, name, None)
+        if isinstance(statements, list):
+            kept = [part for part in statements if name != "body" or not _is_text(part)]
+            setattr(node, name, kept)
+            for part in kept:
+                _strip(part)
 
 
 def _is_text(node: ast.AST) -> bool:

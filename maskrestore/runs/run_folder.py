@@ -52,7 +52,7 @@ def _lock_for_this_start(config: RunConfig) -> TextIO:
         except UserError:
             earlier = _read_holder(holder)
             is_ours = start and earlier and earlier[0] == start[0] and earlier[1] < start[1]
-            if not (is_ours or has_asked) or time.monotonic() > deadline:
+            if not (is_ours or has_asked) or (has_asked and time.monotonic() > deadline):
                 raise
             if not has_asked:
                 print(f"{config.run}: waiting for an earlier start of this job to end", flush=True)

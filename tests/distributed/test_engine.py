@@ -37,7 +37,9 @@ def launch(folder: Path, num_processes: int, jobs: list[dict[str, Any]]) -> None
     path = folder / f"jobs-{num_processes}-{jobs[0]['name']}.json"
     path.write_text(json.dumps(jobs))
     compiled = {"TORCH_EXTENSIONS_DIR": str(folder / "compiled")}
-    ranks = start_ranks([str(path)], num_processes, program=PROGRAM, environment=compiled)
+    ranks = start_ranks(
+        [str(path)], num_processes, program=PROGRAM, environment=compiled, uses_deepspeed=True
+    )
     statuses, errors = end_of(ranks)
     assert statuses == [0] * num_processes, [error[-3000:] for error in errors]
 

@@ -98,6 +98,13 @@ def test_a_run_on_smaller_maps_is_exported_without_onnx_where_that_is_not_there(
     assert "The run was not evaluated" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.fixture
+def without_pt2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above make one."""
+    monkeypatch.setattr(export, "_program", lambda network: (b"a program", 0.0))
+
+
+@pytest.mark.usefixtures("without_pt2")
 def test_what_the_onnx_exporter_refuses_is_told_and_the_rest_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +119,7 @@ def test_what_the_onnx_exporter_refuses_is_told_and_the_rest_written(
     assert sorted(path.name for path in out.iterdir()) == names
 
 
+@pytest.mark.usefixtures("without_pt2")
 def test_so_is_what_onnxruntime_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real refusal, of a file that is no model."""
 

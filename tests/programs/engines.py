@@ -18,7 +18,7 @@ from maskrestore.distributed.processes import autocast, gather_tensor, make_acce
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.training.setup import make_engine
 
-SIZE, BATCH, CLASSES = (64, 96), 6, 5
+SIZE, BATCH, CLASSES = (32, 96), 6, 5
 """Of 32x64 the smallest map has two pixels, whose instance norm is a sign: rounding decides."""
 
 

@@ -34,6 +34,8 @@ MODULES = (
     "torch._dynamo",
 )
 """Imported by the server; torch's optimizers import the last one when they are made."""
+DEEPSPEED = ("transformers", "deepspeed.ops", "deepspeed.runtime.zero.muon.muon_optimizer")
+"""What DeepSpeed's engine imports besides, when one is made: as much again."""
 
 
 class Process(Protocol):
@@ -52,7 +54,10 @@ class Process(Protocol):
 
 
 def start_program(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    uses_deepspeed: bool = False,
 ) -> Process:
     """`python PROGRAM WORDS` (command: without python), with more environment, in a folder."""
     whole = os.environ | dict(environment or {})
@@ -65,7 +70,8 @@ def start_program(
             env=whole,
             cwd=folder,
         )
-    return Forked(command, whole, folder or Path.cwd())
+    uses_deepspeed |= "distributed.engine=deepspeed" in command
+    return Forked(command, whole, folder or Path.cwd(), DEEPSPEED if uses_deepspeed else ())
 
 
 def run_program(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -82,12 +88,17 @@ class Forked:
     """A Process that the server forks. Its output goes to files, so nothing waits for a reader."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        imports: Sequence[str],
     ) -> None:
         self.returncode: int | None = None
         self._output = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         reading, writing = os.pipe()
         request = {"command": list(command), "environment": environment, "folder": str(folder)}
+        request["imports"] = list(imports)
         streams = [writing, *(file.fileno() for file in self._output)]
         socket.send_fds(_server(), [json.dumps(request).encode()], streams)
         os.close(writing)
@@ -158,11 +169,8 @@ def serve(line: socket.socket) -> None:
     """Fork what is asked for until the line ends. Only this thread may exist: forks lose others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path.insert(0, str(ROOT))
-    for name in MODULES:
-        __import__(name)
-    gc.freeze()  # what is shared with the processes stays so
-    tasks = os.listdir("/proc/self/task")
-    assert len(tasks) == 1, f"{len(tasks)} threads"
+    os.environ["DS_ACCELERATOR"] = "cpu"  # for DeepSpeed's import alone
+    prepare(MODULES)
     while True:
         message, streams, *_ = socket.recv_fds(line, 1 << 20, 3)
         with contextlib.suppress(ChildProcessError):  # the keepers of processes that have ended
@@ -170,12 +178,24 @@ def serve(line: socket.socket) -> None:
                 pass
         if not message:
             return
+        request = json.loads(message)
+        prepare(request["imports"])
         keeper = os.fork()
         if keeper == 0:
             line.close()
-            keep(json.loads(message), *streams)
+            keep(request, *streams)
         for stream in streams:
             os.close(stream)
+
+
+def prepare(modules: Sequence[str]) -> None:
+    """Import what is not imported yet."""
+    if missing := [name for name in modules if name not in sys.modules]:
+        for name in missing:
+            __import__(name)
+        gc.freeze()  # what is shared with the processes stays so
+        tasks = os.listdir("/proc/self/task")
+        assert len(tasks) == 1, f"{len(tasks)} threads"
 
 
 def keep(request: dict, report: int, output: int, errors: int) -> None:

@@ -6,13 +6,14 @@ the grid as `ended`, once no job of it is left. A disturbance keeps to nodes tha
 the jobs of others run on the rest of the cluster.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Semaphore, Thread
 
 import pytest
-from slurm_cluster import GRID, ONE_TASK, Cluster, TinyGrid, two_nodes
+from slurm_cluster import GRID, Cluster, TinyGrid
+from tiny_runs import run_ranks
 
 Disturb = Callable[[Cluster, TinyGrid], object]
 MakeGrid = Callable[[str, str], TinyGrid]
@@ -47,25 +48,13 @@ def make_grid(tmp_path_factory: pytest.TempPathFactory, shards: Path, generator:
 
 
 @pytest.fixture(scope="session")
-def left_alone(session_cluster: Cluster, make_grid: MakeGrid) -> dict[int, "Future[TinyGrid]"]:
-    """Runs of 1, 2 and 4 processes that nothing happens to, begun."""
-
-    def submit(shape: Iterable[str]) -> Disturb:
-        return lambda cluster, grid: cluster.launch("submit.py", *grid.words, *shape)
-
-    shapes = {1: ONE_TASK, 2: two_nodes(1), 4: two_nodes(2)}
-    return {
-        number: begin(session_cluster, make_grid("undisturbed", GRID), submit(shape))
-        for number, shape in shapes.items()
-    }
-
-
-@pytest.fixture(scope="session")
-def undisturbed(left_alone: dict[int, "Future[TinyGrid]"]) -> dict[int, TinyGrid]:
-    """The runs that the disturbed ones are compared to, by their number of processes."""
-    grids = {number: ending.result(PATIENCE) for number, ending in left_alone.items()}
-    for grid in grids.values():
-        assert [event["reason"] for event in grid.events("ended")] == ["finished"]
+def undisturbed(make_grid: MakeGrid) -> dict[int, TinyGrid]:
+    """The runs that the disturbed ones are compared to, by their number of processes: on this
+    machine, without a cluster."""
+    grids = {number: make_grid("undisturbed", GRID) for number in (1, 2, 4)}
+    for number, grid in grids.items():
+        statuses, errors = run_ranks(grid.words_of_its_run, number)
+        assert statuses == [0] * number, errors
     return grids
 
 
@@ -75,11 +64,9 @@ def beside(
     session_cluster: Cluster,
     make_grid: MakeGrid,
 ) -> dict[Disturb, "Future[TinyGrid]"]:
-    """What the tests of this session ask for, begun; behind what all of it is compared to."""
+    """What the tests of this session ask for, begun."""
     marks = [item.get_closest_marker("beside") for item in request.session.items]
     hows = [mark.kwargs for mark in marks if mark]
-    if hows:
-        request.getfixturevalue("left_alone")
     return {
         how["by"]: begin(
             session_cluster, make_grid(how["by"].__name__, how.get("rows", GRID)), how["by"]

@@ -205,6 +205,13 @@ class TinyGrid:
             (self.home / name).write_text("0.0")
 
     @property
+    def words_of_its_run(self) -> list[str]:
+        """train.py's, for the only cell without its grid."""
+        own = ("config=", "grid=", "runs=", "slurm.")
+        words = [word for word in self.words if not word.startswith(own)]
+        return [*words, "task=densify", "loss=ce", f"run={self.run}"]
+
+    @property
     def run(self) -> Path:
         return self.folder / "cell"
 

@@ -77,6 +77,7 @@ def start_ranks(
     folders: list[Path] | None = None,
     program: Path = ROOT / "train.py",
     environment: dict[str, str] | None = None,
+    uses_deepspeed: bool = False,
 ) -> list[Process]:
     """`number` processes as a scheduler starts them, without a launcher that would hide who ended
     how. folders: where each one is started. environment: more of it."""
@@ -87,7 +88,8 @@ def start_ranks(
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         variables = {name: str(value) for name, value in (own | address).items()}
         folder = folders[rank] if folders else None
-        ranks.append(start_program([str(program), *words], variables | (environment or {}), folder))
+        command, variables = [str(program), *words], variables | (environment or {})
+        ranks.append(start_program(command, variables, folder, uses_deepspeed))
     return ranks
 
 

@@ -131,6 +131,7 @@ def test_preemption_saves_requeues_and_goes_on(
 ) -> None:
     assert_as_undisturbed(ended, undisturbed[2], restarts=1)
     assert ended.events("ended")[0]["reason"] == "preempted, saved"
+    assert len(ended.events("began")[0]["nodes"]) == 2
     status = cluster.launch("status.py", *ended.words)
     assert "1 done" in status
 

@@ -28,8 +28,8 @@ from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import lock
 from shards.write import WriteConfig, write_shards
 
-STEPS = ("training.batch_size=12", "training.log_images=12", "training.checkpoint_images=48")
-LONG = (*STEPS, "loss=ce", "training.num_images=240", "training.learning_rate=1e-3")
+STEPS = ("training.batch_size=6", "training.log_images=6", "training.checkpoint_images=24")
+LONG = (*STEPS, "loss=ce", "training.num_images=120", "training.learning_rate=1e-3")
 
 PROGRAMS = ROOT / "tests" / "programs"
 HURRIED, FULL = (PROGRAMS / f"{name}.py" for name in ("hurried", "full"))
@@ -154,10 +154,10 @@ def test_a_checkpoint_that_one_process_sees_damaged_is_passed_over_by_all(
         folder.mkdir()
     relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
     unbroken = train(load_config(words("unbroken", *LONG)))["num_images"]
-    assert unbroken == 240
+    assert unbroken == 120
     ranks = start_ranks(relative, 1, folders=folders[:1])
     saves = folders[0] / "run" / "checkpoints"
-    wait_until((saves / "000000096").exists, ranks)
+    wait_until((saves / "000000048").exists, ranks)
     ranks[0].send_signal(signal.SIGTERM)
     assert end_of(ranks)[0] == [RESUME_STATUS]
     shutil.copytree(folders[0] / "run", folders[1] / "run")
@@ -216,7 +216,7 @@ def test_more_processes_than_samples(words: Words, tmp_path: Path) -> None:
 
 
 def test_other_code_is_refused_by_name_unless_accepted(words: Words, tmp_path: Path) -> None:
-    short = (*STEPS, "loss=ce", "training.num_images=12")
+    short = (*STEPS, "loss=ce", "training.num_images=6")
     train(load_config(words("run", *short)))
     run = tmp_path / "run"
     facts = json.loads((run / "inputs.json").read_text())
