@@ -29,7 +29,7 @@ from maskrestore.utils.files import lock
 from shards.write import WriteConfig, write_shards
 
 STEPS = ("training.batch_size=6", "training.log_images=6", "training.checkpoint_images=24")
-LONG = (*STEPS, "loss=ce", "training.num_images=120", "training.learning_rate=1e-3")
+LONG = (*STEPS, "loss=ce", "training.num_images=96", "training.learning_rate=1e-3")
 
 PROGRAMS = ROOT / "tests" / "programs"
 HURRIED, FULL = (PROGRAMS / f"{name}.py" for name in ("hurried", "full"))
@@ -129,7 +129,7 @@ def test_a_signal_in_an_evaluation_ends_it_on_all_and_it_is_made_up_for(
     words: Words, tmp_path: Path
 ) -> None:
     folder = tmp_path / "many"
-    write_shards(WriteConfig(size="32x64", num_train=4, num_val=96, out=folder, workers=1))
+    write_shards(WriteConfig(size="32x64", num_train=4, num_val=48, out=folder, workers=1))
     more = ("loss=ce", "training.num_images=16", "training.evaluate_images=7")
     given = words("run", f"data.shards={folder}", "evaluation.batch_size=1", *more)
     ranks = start_ranks(given, 2)
@@ -142,7 +142,7 @@ def test_a_signal_in_an_evaluation_ends_it_on_all_and_it_is_made_up_for(
     assert statuses == [0, 0], errors
     lines = lines_of(tmp_path / "run")
     assert [line["num_images"] for line in lines if "evaluation" in line] == [8, 16]
-    assert {line["evaluation"]["num_samples"] for line in lines if "evaluation" in line} == {96}
+    assert {line["evaluation"]["num_samples"] for line in lines if "evaluation" in line} == {48}
 
 
 def test_a_checkpoint_that_one_process_sees_damaged_is_passed_over_by_all(
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_one_process_sees_damaged_is_passed_over_by_all(
         folder.mkdir()
     relative = [word for word in words("run", *LONG) if not word.startswith("run=")] + ["run=run"]
     unbroken = train(load_config(words("unbroken", *LONG)))["num_images"]
-    assert unbroken == 120
+    assert unbroken == 96
     ranks = start_ranks(relative, 1, folders=folders[:1])
     saves = folders[0] / "run" / "checkpoints"
     wait_until((saves / "000000048").exists, ranks)
