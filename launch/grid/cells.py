@@ -1,13 +1,15 @@
 """A grid file and the cells it stands for, each one a checked RunConfig."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
+from maskrestore.config.data import split_at_commas
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import (
     CONFIGS,
@@ -43,6 +45,8 @@ class GridSettings(RunConfig):
     seeds: PositiveInt = 1
     """Seeds that each trained restoring cell is run with: seed, seed+1, ... The image generator's
     cell and the untrained baselines are run once."""
+    generators: Annotated[tuple[Path, ...], BeforeValidator(split_at_commas)] = ()
+    """Files of image generators, with commas between: every row is run with each of them."""
 
 
 Settings = TypeVar("Settings", bound=GridSettings)
@@ -107,17 +111,24 @@ def read_grid(schema: type[Settings], arguments: Sequence[str]) -> tuple[Setting
     shared = merge(targets, shared)
     name = "+".join(Path(config).stem for config in configs) + f"-{path.stem}"
     folder = settings.runs / name
-    return settings, Grid(path.stem, folder, tuple(expand(path, shared, folder, settings.seeds)))
+    cells = expand(path, shared, folder, settings.seeds, settings.generators)
+    return settings, Grid(path.stem, folder, tuple(cells))
 
 
-def expand(path: Path, shared: dict[str, Any], folder: Path, seeds: int = 1) -> list[Cell]:
+def expand(
+    path: Path,
+    shared: dict[str, Any],
+    folder: Path,
+    seeds: int = 1,
+    generators: Sequence[Path] = (),
+) -> list[Cell]:
     """Cells of the grid file at `path`: `shared` settings, below its base, below each row.
 
     Restoring cells use the image generator that the synthesis cell trains, unless they have a
     generator.path of their own. A synthesis cell that has one only evaluates it. Rows that train a
     mask generator become a cell for each of `seeds` seeds, counted from the row's own; all of them
     use one and the same frozen image generator, which therefore stays a single cell, as do the
-    baselines, which draw no random number.
+    baselines, which draw no random number. With `generators` each row stands for one with each.
     Raises ConfigError with all mistakes of the file, or else all of its cells, each by its name.
     """
     grid, mistakes = _read_grid_file(path), []
@@ -127,14 +138,34 @@ def expand(path: Path, shared: dict[str, Any], folder: Path, seeds: int = 1) -> 
             rows[row] = merge(shared, merge(grid.base, values))
         except ConfigError as error:
             mistakes.append(_within(f"cell {row}", error))
+    if generators:
+        rows = {
+            f"{row}-{name}": merge(values, {"generator": {"path": str(file)}})
+            for row, values in rows.items()
+            for file, name in generator_names(generators).items()
+        }
     columns = []
     for row, values in _with_generator(rows, folder).items():
-        cells, mistakes_of_row = _cells_of_row(row, values, seeds, folder, taken=grid.rows)
+        cells, mistakes_of_row = _cells_of_row(row, values, seeds, folder, taken=rows)
         columns.append(cells)
         mistakes += mistakes_of_row
     if mistakes:
         raise ConfigError(_within(path.name, ConfigError("\n".join(mistakes))))
     return [cell for same in zip_longest(*columns) for cell in same if cell is not None]
+
+
+def generator_names(files: Collection[Path]) -> dict[Path, str]:
+    """What tells image generators' files apart: their names, with their folders' where those are
+    the same. Raises ConfigError if they are too."""
+    names = {file: file.stem for file in files}
+    if len(set(names.values())) < len(files):
+        names = {file: f"{file.absolute().parent.name}-{file.stem}" for file in files}
+    if len(set(names.values())) < len(files):
+        raise ConfigError(
+            f"generators={','.join(map(str, files))}: their names tell them not apart: give each a "
+            "name or a folder's name of its own"
+        )
+    return {file: re.sub(r"[^\w.-]", "_", name) for file, name in names.items()}
 
 
 def read_restoration(path: Path) -> dict[str, Any] | None:

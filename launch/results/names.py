@@ -98,18 +98,19 @@ def task_name(config: RunConfig) -> str:
     return f"{name}, strict" if is_strict else name
 
 
-def loss_name(config: RunConfig) -> str:
+def loss_name(config: RunConfig, through: str = "") -> str:
     """The terms in the paper's spelling, and what else is not as in the paper. VGG is said only
-    where it is VGG19."""
+    where it is VGG19. through: what tells its image generator from those of other rows."""
+    through = through and f"through {through}"
     if config.task == "synthesis":
-        return "-"
+        return through or "-"
     perceptual = {"vgg19": "VGG", "lite0": "Lite0"}[config.perceptual.network]
     names = {"ce": "CE", "perceptual": perceptual, "l1": "L1"}
     name = "+".join(
         names[term] if weight == 1 else f"{weight:g} {names[term]}"
         for term, weight in config.terms.items()
     )
-    remarks = list(_variants(config))
+    remarks = [*_variants(config), *filter(None, [through])]
     if not config.trains:
         name, remarks = "none", [BASELINES[config.baseline], *remarks]
     return f"{name} ({', '.join(remarks)})" if remarks else name

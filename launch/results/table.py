@@ -1,11 +1,12 @@
 """The table of a grid as it is read: every field as text, the same in markdown and in LaTeX."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from launch.grid.cells import Grid
+from launch.grid.cells import Grid, generator_names
 from launch.results.gains import gain
 from launch.results.names import TASKS, loss_name, paper_figures, task_name
 from launch.results.table_rows import Outcome, Row, SeedMean
@@ -63,19 +64,20 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     has_seeds = any(len(row.outcomes) > 1 for row in rows)
     lines: list[Line] = []
     footnotes: list[str] = []
+    through = _generators(rows)
     for row in rows:
         remark, number = _remark(row), ""
         if remark:
             number = "".join(DIGITS[int(digit)] for digit in str(len(footnotes) + 1))
             footnotes.append(f"{number} {row.name}: {remark}")
-        lines.append(_line(row, rows, keys, number))
+        lines.append(_line(row, rows, keys, number, through.get(row.generator, "")))
     return Table(
         title=f"{grid.name}: {grid.folder.name}",
         has_seeds=has_seeds,
         facts=tuple(_facts(outcomes, has_seeds)),
         ours=tuple(FIGURES[key].name for key in keys),
         lines=tuple(lines),
-        gains=tuple(_gains(rows)),
+        gains=tuple(_gains(rows, through)),
         notes=tuple(_notes(keys, lines, has_seeds)),
         footnotes=tuple(footnotes),
         problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
@@ -135,7 +137,14 @@ def _notes(keys: Iterable[str], lines: Iterable[Line], has_seeds: bool) -> list[
     return notes
 
 
-def _gains(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def _generators(rows: Sequence[Row]) -> dict[Path | None, str]:
+    """What tells the rows' image generators apart; nothing where they have the same one."""
+    files = list(dict.fromkeys(row.generator for row in rows if row.generator is not None))
+    names = generator_names(files) if len(files) > 1 else {}
+    return {row.generator: names[row.generator] for row in rows if row.generator in names}
+
+
+def _gains(rows: Sequence[Row], through: Mapping[Path | None, str]) -> list[tuple[str, ...]]:
     keys = [*counting(rows), *GAINED]
     lines, last_task = [], ""
     for row in rows:
@@ -143,16 +152,17 @@ def _gains(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         if any(margins):
             task = task_name(row.config)
             texts = ["-" if margin is None else margin.text() for margin in margins]
-            lines.append(("" if task == last_task else task, loss_name(row.config), *texts))
+            loss = loss_name(row.config, through.get(row.generator, ""))
+            lines.append(("" if task == last_task else task, loss, *texts))
             last_task = task
     return [("task", "loss", *(FIGURES[key].name for key in keys)), *lines] if lines else []
 
 
-def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], footnote: str) -> Line:
+def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], footnote: str, through: str) -> Line:
     ours = [f"{shown(key, row.figure(key))} {mark(row, rows, key)}".strip() for key in keys]
     return Line(
         task=task_name(row.config),
-        loss=loss_name(row.config),
+        loss=loss_name(row.config, through),
         runs=f"{_runs(row)} {footnote}".strip(),
         state="" if row.done else _states(row),
         ours=tuple(ours),
@@ -220,6 +230,9 @@ def _facts(outcomes: Sequence[Outcome], has_seeds: bool) -> list[str]:
     add("coarse masks", of("coarse"))
     hashes = [outcome.result.get("generator_sha256") for outcome in done]
     add("image generator (sha256)", [str(value)[:12] for value in hashes if value])
+    add("kind of it", of("generator"))
+    add("size at which it draws", of("generator size"))
+    add("style that it draws in", of("style"))
     add("edges given to it", of("edges", restoring))
     add("sampling of the small mask", of("sampling"))
     add("perceptual network", of("perceptual network"))

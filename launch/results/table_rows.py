@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -85,6 +86,11 @@ class Row:
         """What the row is: the settings behind its figures; `differences` tells where several."""
         return (self.done or self.outcomes)[0].config
 
+    @property
+    def generator(self) -> Path | None:
+        """The image generator that the grid gives it."""
+        return self.outcomes[0].cell.config.generator.path
+
     def figure(self, name: str) -> SeedMean | None:
         """A figure over all seeds that are done; None if one of them has none."""
         values = [outcome.metric(name) for outcome in self.done]
@@ -154,5 +160,6 @@ def untrained_rivals(row: Row, rows: Sequence[Row]) -> list[Row]:
         if row.config.trains
         and not other.config.trains
         and input_of(other.config) == input_of(row.config)
+        and other.generator == row.generator
         and sees_image(other.config) <= sees_image(row.config)
     ]

@@ -19,6 +19,12 @@ def _height_and_width(text: str) -> str:
     return text
 
 
+def height_and_width(size: str) -> tuple[int, int]:
+    """A checked size as two integers."""
+    height, width = size.split("x")
+    return int(height), int(width)
+
+
 def split_at_commas(value: Any) -> Any:
     """A text as the words between its commas; anything else as it is."""
     return tuple(map(str.strip, value.split(","))) if isinstance(value, str) else value
@@ -62,8 +68,7 @@ class SourceConfig(Section):
     @property
     def height_width(self) -> tuple[int, int]:
         """`size` as two integers."""
-        height, width = self.size.split("x")
-        return int(height), int(width)
+        return height_and_width(self.size)
 
 
 class DataConfig(SourceConfig):

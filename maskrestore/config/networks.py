@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from maskrestore.config.data import Size, height_and_width
 from maskrestore.config.settings import Section
 
 Edges = Literal["argmax", "soft", "zeros", "instance"]
@@ -30,7 +31,15 @@ class GeneratorConfig(Section):
     """The image generator: trained by task=synthesis, frozen in the other tasks."""
 
     path: Path | None = None
-    """Weights of the frozen generator: the official latest_net_G.pth or generator.pth of a run."""
+    """Weights of the frozen generator: an official file of SPADE, pix2pixHD, CC-FPSE or OASIS
+    (told by its content), or generator.pth of a run."""
+    size: Size | None = None
+    """Height x width at which the frozen generator draws, where it cannot draw at data.size, or not
+    well: masks are enlarged to that by the nearest pixel, images averaged down. none: data.size."""
+    style: str = "zero"
+    """What it draws beside the mask (CC-FPSE, OASIS): zero, the mean of what it was trained with;
+    seed, drawn for each sample; or the FILE of CC-FPSE's encoder, which takes it of the real image,
+    as the authors' test does."""
     edges: Edges = "argmax"
     """Edge channel while restoring: of the restored mask (argmax, or soft with a gradient), zeros,
     or the true instance edges, which leak the answer and give an upper bound only."""
@@ -46,6 +55,15 @@ class GeneratorConfig(Section):
     """Adam learning rate of the generator in task=synthesis (SPADE: 1e-4)."""
     discriminator_learning_rate: PositiveFloat = 4e-4
     """Adam learning rate of the discriminator (SPADE: 4e-4)."""
+
+    def size_for(self, data_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which it draws for masks of this size."""
+        return height_and_width(self.size) if self.size else data_size
+
+    @property
+    def style_encoder(self) -> Path | None:
+        """The file that the style is taken with, if any."""
+        return None if self.style in ("zero", "seed") else Path(self.style)
 
 
 class PerceptualConfig(Section):

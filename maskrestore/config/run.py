@@ -205,6 +205,11 @@ class RunConfig(Section):
             )
         if distributed.offload_optimizer and not distributed.zero_stage:
             raise ValueError("distributed.offload_optimizer=true needs zero_stage 1, 2 or 3")
+        if self.trains_generator and (self.generator.size or self.generator.style != "zero"):
+            raise ValueError(
+                "generator.size and generator.style are for a given image generator, and "
+                "task=synthesis trains one: leave them out"
+            )
         if distributed.engine == "deepspeed" and self.trains_generator:
             raise ValueError(
                 "task=synthesis trains two networks, but distributed.engine=deepspeed drives one: "

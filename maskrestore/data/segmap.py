@@ -1,6 +1,6 @@
 """Label maps and segmentation maps: one-hot, edges, the image generator's input, colours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -73,13 +73,16 @@ def _gumbel_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
     return -noise.log()
 
 
-def generator_input(segmap: Tensor, edges: str, instance: Tensor | None = None) -> Tensor:
-    """What the image generator sees: [B,C,H,W] classes -> [B,C+2,H,W].
+def generator_input(segmap: Tensor, edges: str | None, instance: Tensor | None = None) -> Tensor:
+    """What an image generator sees: [B,C,H,W] classes -> [B,C+2,H,W], or [B,C+1,H,W] without edges.
 
-    Channel C is the official generator's label 34, which was never lit in its training and stays
-    zero here; the last channel is the edge map. edges: argmax | soft | zeros | instance; instance
-    (int [B,H,W]) is needed for the last one only.
+    Channel C is the official generators' label 34, which was never lit in their training and stays
+    zero here; the last channel is the edge map. edges: argmax | soft | zeros | instance, or None;
+    instance (int [B,H,W]) is needed for the last one only.
     """
+    never_lit = torch.zeros_like(segmap[:, :1])
+    if edges is None:
+        return torch.cat([segmap, never_lit], dim=1)
     if edges == "instance":
         if instance is None:
             raise ValueError("edges=instance needs the instance map")
@@ -90,7 +93,6 @@ def generator_input(segmap: Tensor, edges: str, instance: Tensor | None = None) 
         edge_channel = edge_map(segmap.detach().argmax(1))
     else:
         edge_channel = torch.zeros_like(segmap[:, :1])
-    never_lit = torch.zeros_like(segmap[:, :1])
     return torch.cat([segmap, never_lit, edge_channel.to(segmap.dtype)], dim=1)
 
 
@@ -108,16 +110,6 @@ def colorize(label_map: Tensor) -> Tensor:
 def to_uint8(image: Tensor) -> Tensor:
     """Image in [-1,1] -> uint8 0..255, as a PNG would hold it."""
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def synthesized(
-    generator: Callable[[Tensor], Tensor],
-    label_map: Tensor,
-    edges: str,
-    instance: Tensor | None = None,
-) -> Tensor:
-    """What the image generator draws of int64 [B,H,W] ids: uint8 [B,3,H,W]."""
-    return to_uint8(generator(generator_input(one_hot(label_map), edges, instance)))
 
 
 def to_unit_range(image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
-from maskrestore.data.segmap import generator_input, one_hot, to_uint8
+from maskrestore.data.segmap import one_hot, to_uint8
 from maskrestore.distributed.processes import autocast
 from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES, ImageDistances
@@ -80,8 +80,10 @@ def evaluate(
                 accu = (restored == batch.fine).flatten(1).double().mean(1)
                 drawn |= {"input": degraded.byte(), "restored": restored.byte()}
             if image_generator is not None:
-                segmap = generator_input(one_hot(restored), edges, batch.instance)
-                drawn["synthesized"] = to_uint8(image_generator(segmap))
+                image = image_generator(
+                    one_hot(restored), edges, batch.instance, batch.keys, batch.image
+                )
+                drawn["synthesized"] = to_uint8(image)
             if distances is not None:
                 distances.update(batch.image, drawn["synthesized"])
             if album is not None:

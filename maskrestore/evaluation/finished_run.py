@@ -54,7 +54,10 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         real_features=RealFeatures(accelerator, config) if image_generator is not None else None,
     )
     if write:
-        on_main_process(accelerator, lambda: write_result(config, metrics, num_images, config.run))
+        given = None if config.trains_generator else image_generator
+        on_main_process(
+            accelerator, lambda: write_result(config, metrics, num_images, config.run, given)
+        )
     accelerator.wait_for_everyone()
     if held is not None:
         held.close()

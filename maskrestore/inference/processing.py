@@ -108,7 +108,7 @@ class Processor:
         }
         if self._config.augment:
             small = resize_nearest(torch.from_numpy(labels), self._run.data.height_width)
-            files["synthesized"] = networks.synthesize(small)
+            files["synthesized"] = networks.synthesize(small, mask.file.name, mask.image)
             files["synthesized_mask"] = from_ids(small.numpy(), self._encoding)
         return files, figures(annotated, contradicted, confidence, self._config.regions)
 

@@ -160,6 +160,7 @@ def _plan(config: RestoreConfig, run: RunConfig) -> Plan:
             "size": run.data.size,
             "degrade": run.degrade.model_dump(mode="json"),
             "edges": run.generator.edges,
+            **({"style": run.generator.style} if config.augment else {}),
         },
     }
     return Plan(masks, notes, encoding, identity)

@@ -60,8 +60,13 @@ def read_run(config: RestoreConfig) -> RunConfig:
     if config.augment and not (config.generator or run.generator.path):
         raise UserError(
             f"augment=true: the run of checkpoint={given} has no image generator; give one as "
-            "generator=FILE (the official latest_net_G.pth, or generator.pth of a run with "
+            "generator=FILE (an official one of docs/generators.md, or generator.pth of a run with "
             "task=synthesis)"
+        )
+    if config.augment and run.generator.style_encoder and config.images is None:
+        raise ConfigError(
+            f"images: must be given, as images=DIR: the run of checkpoint={given} takes the style "
+            f"of its pictures from real ones (generator.style={run.generator.style})"
         )
     if run.task == "super_resolution" and config.keep_annotated:
         raise ConfigError(

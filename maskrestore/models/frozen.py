@@ -1,12 +1,17 @@
 """Networks that are used and never trained, and the image generator's fast form."""
 
+import functools
+from collections.abc import Mapping
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from maskrestore.models.fused import FusedTrunk
-from maskrestore.models.spade import SPADEGenerator, SPADEResnetBlock, conv3x3
+from maskrestore.models.spade import SPADEGenerator, conv3x3
+
+EPSILON = 1e-5
+"""Of all batch norms."""
 
 
 class Frozen(nn.Module):
@@ -33,54 +38,65 @@ class FrozenGenerator(Frozen):
     into the gamma and beta convolutions, which become one: with mean m and standard deviation s,
     (x - m) / s * (1 + gamma) + beta = x * scale + shift, where scale = (1 + gamma) / s and
     shift = beta - m * scale; gamma and beta being convolutions, 1, s and m go into their weights
-    and biases.
+    and biases. A style is the same at every pixel: its part of each convolution is computed for
+    nine of them. Without one (style=False) it is 0, and that part is left out.
     """
 
-    def __init__(self, generator: SPADEGenerator, checkpointing: bool = False) -> None:
+    def __init__(
+        self, generator: SPADEGenerator, checkpointing: bool = False, style: bool = True
+    ) -> None:
         super().__init__()
         with torch.device("meta"):  # no memory, and no random numbers drawn
             self.trunk = FusedTrunk(
-                generator.semantic_nc,
+                generator.semantic_nc - generator.style_size,
                 generator.width,
                 generator.hidden,
                 generator.size,
                 True,
                 checkpointing,
+                generator.blocks,
+                generator.style_size if style else 0,
             )
             self.conv_img = conv3x3(generator.width, 3)
-        self.load_state_dict(_folded(generator), assign=True)
+        self.load_state_dict(_folded(generator, style), assign=True)
         self.freeze()
 
-    def forward(self, segmap: Tensor) -> Tensor:
-        """segmap float [B,semantic_nc,H,W] -> image [B,3,height,width] in [-1,1]."""
-        image: Tensor = torch.tanh(self.conv_img(self.trunk.features(segmap)))
+    def forward(self, segmap: Tensor, style: Tensor | None = None) -> Tensor:
+        """segmap float [B,semantic_nc,H,W], style [B,style_size] or None -> image
+        [B,3,height,width] in [-1,1]."""
+        image: Tensor = torch.tanh(self.conv_img(self.trunk.features(segmap, style)))
         return image
 
 
-def _folded(generator: SPADEGenerator) -> dict[str, Tensor]:
-    """FrozenGenerator's state, float32."""
+def _folded(generator: SPADEGenerator, style: bool) -> dict[str, Tensor]:
+    """FrozenGenerator's state, in the generator's format."""
     state = {name: tensor.double() for name, tensor in generator.state_dict().items()}
-    folded = {
-        "conv_img.weight": state["conv_img.weight"],
-        "conv_img.bias": state["conv_img.bias"],
-        "trunk.fc.weight": state["fc.weight"],
-        "trunk.fc.bias": state["fc.bias"],
-    }
-    for name, block in generator.named_children():
-        if isinstance(block, SPADEResnetBlock):
-            own = {
-                k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")
-            }
-            folded |= {f"trunk.{name}.{k}": v for k, v in _folded_block(block, own).items()}
-    return {name: tensor.float() for name, tensor in folded.items()}
+    folded = {f"trunk.fc.{kind}": state[f"fc.{kind}"] for kind in ("weight", "bias")}
+    for name in generator.blocks:
+        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        folded |= {f"trunk.{name}.{k}": v for k, v in _folded_block(own).items()}
+    size = generator.style_size  # its channels come first
+    for name in [key for key in folded if size and key.endswith(("fc.weight", "shared.weight"))]:
+        of_style, folded[name] = folded[name].split([size, folded[name].shape[1] - size], 1)
+        if style:
+            folded[f"{name.rsplit('.', 2)[0]}.of_style.weight"] = of_style
+    folded |= {name: state[name] for name in ("conv_img.weight", "conv_img.bias")}
+    dtype = working_dtype(generator.state_dict())
+    return {name: tensor.to(dtype) for name, tensor in folded.items()}
 
 
-def _folded_block(block: SPADEResnetBlock, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def working_dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The format for the weights of a file: float32, or what is finer there."""
+    floats = (tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    return functools.reduce(torch.promote_types, floats, torch.float32)
+
+
+def _folded_block(state: dict[str, Tensor]) -> dict[str, Tensor]:
     folded: dict[str, Tensor] = {}
-    ends = "01s" if block.learned_shortcut else "01"
+    ends = "01s" if "conv_s.weight_orig" in state else "01"
     for end in ends:
         conv = f"conv_{end}"
-        folded[f"{conv}.weight"] = _spectrally_normed(state, conv)
+        folded[f"{conv}.weight"] = spectrally_normed(state, conv)
         if end != "s":
             folded[f"{conv}.bias"] = state[f"{conv}.bias"]
     for kind in ("weight", "bias"):
@@ -89,8 +105,7 @@ def _folded_block(block: SPADEResnetBlock, state: dict[str, Tensor]) -> dict[str
     for end in ends:
         own = {k.removeprefix(f"norm_{end}."): v for k, v in state.items() if f"norm_{end}." in k}
         mean = own["param_free_norm.running_mean"]
-        eps = getattr(block, f"norm_{end}").param_free_norm.eps
-        inverse = (own["param_free_norm.running_var"] + eps).rsqrt()
+        inverse = (own["param_free_norm.running_var"] + EPSILON).rsqrt()
         scale = [own["mlp_gamma.weight"] * inverse[:, None, None, None]]
         scale.append((1 + own["mlp_gamma.bias"]) * inverse)
         shift = [own["mlp_beta.weight"] - mean[:, None, None, None] * scale[0]]
@@ -106,7 +121,7 @@ def _folded_block(block: SPADEResnetBlock, state: dict[str, Tensor]) -> dict[str
     return folded
 
 
-def _spectrally_normed(state: dict[str, Tensor], conv: str) -> Tensor:
-    """weight_orig / sigma, with the power iteration's vectors as they are."""
+def spectrally_normed(state: dict[str, Tensor], conv: str) -> Tensor:
+    """weight_orig / sigma of a convolution, with the power iteration's vectors as they are."""
     weight, u, v = (state[f"{conv}.weight_{end}"] for end in ("orig", "u", "v"))
     return weight / torch.dot(u, torch.mv(weight.flatten(1), v))

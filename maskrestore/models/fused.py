@@ -5,6 +5,7 @@ SPADEs the first convolutions (same input, same size) are one, and each gamma an
 trained mask generator and the frozen image generator are both built of it.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maskrestore.models.spade import conv3x3, doubles_six_times
+from maskrestore.models.spade import WIDTHS, blocks_of, conv3x3
 
 SLOPE = 0.2
 """Of the leaky ReLUs."""
@@ -23,11 +24,18 @@ class FusedBlock(nn.Module):
 
     frozen: the norms stand in the modulations, and x is left as it is (models/frozen.py). Behind a
     learned shortcut comes no activation, so that its beta and its 1x1 convolution are one, which
-    conv_1 takes in as further input channels. Otherwise x is normalised by instance.
+    conv_1 takes in as further input channels. Otherwise x is normalised by instance. style_size:
+    further numbers that every pixel of the segmap has in common (OASIS).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, semantic_nc: int, hidden: int, frozen: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        semantic_nc: int,
+        hidden: int,
+        frozen: bool,
+        style_size: int = 0,
     ) -> None:
         super().__init__()
         middle = min(in_channels, out_channels)
@@ -35,6 +43,8 @@ class FusedBlock(nn.Module):
         self.num_spades = 3 if self.learned_shortcut else 2
         further = hidden if frozen and self.learned_shortcut else 0
         self.shared = conv3x3(semantic_nc, self.num_spades * hidden)
+        if style_size:
+            self.of_style = nn.Conv2d(style_size, self.num_spades * hidden, 3, 1, 1, bias=False)
         self.modulation_0 = conv3x3(hidden, 2 * in_channels)
         self.modulation_1 = conv3x3(hidden, 2 * middle)
         self.conv_0 = conv3x3(in_channels, middle)
@@ -48,10 +58,15 @@ class FusedBlock(nn.Module):
                     if name.startswith("modulation") and name.endswith("bias"):
                         bias[: len(bias) // 2] += 1  # of the scale, which is 1 + gamma
 
-    def forward(self, x: Tensor, segmap: Tensor, doubled: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, segmap: Tensor, doubled: bool, style: Tensor | None = None
+    ) -> Tensor:
         """x [B,in_channels,h,w] (half of that if doubled: every pixel of it then stands for 2x2),
-        segmap [B,semantic_nc,h,w] -> [B,out_channels,h,w]."""
-        hidden = _SplitReLU.apply(self.shared(segmap), self.num_spades, not self.frozen)
+        segmap [B,semantic_nc,h,w], style [B,style_size] -> [B,out_channels,h,w]."""
+        shared = self.shared(segmap)
+        if style is not None:
+            shared = shared + everywhere(self.of_style, style, segmap.shape[2:])
+        hidden = _SplitReLU.apply(shared, self.num_spades, not self.frozen)
         modulations = [self.modulation_0(hidden[0])]
         if self.learned_shortcut:
             modulations.append(self.modulation_s(hidden[2]))
@@ -73,12 +88,12 @@ class FusedBlock(nn.Module):
 
 
 class FusedTrunk(nn.Module):
-    """SPADEGenerator (figure 12) without its last layer, of FusedBlocks.
+    """A generator of SPADE's form (figure 12) without its last layer, of FusedBlocks.
 
-    size: (height, width) of the output in pixels, multiples of 32. The latent map is 64 times
-    smaller where both are multiples of 64, else 32 times. Raises ValueError on another size.
-    checkpointing: compute each block's activations again in the backward pass rather than keep them
-    (Chen et al. 2016): less memory, more time, the same gradient.
+    size: (height, width) of the output in pixels, multiples of 32; blocks: names of its blocks,
+    and whether x is doubled before each (spade.blocks_of). checkpointing: compute each block's
+    activations again in the backward pass rather than keep them (Chen et al. 2016): less memory,
+    more time, the same gradient.
     """
 
     def __init__(
@@ -89,55 +104,59 @@ class FusedTrunk(nn.Module):
         size: tuple[int, int],
         frozen: bool,
         checkpointing: bool = False,
+        blocks: Mapping[str, bool] | None = None,
+        style_size: int = 0,
     ) -> None:
         super().__init__()
         self.size, self.checkpointing = size, checkpointing
-        self.six_doublings = doubles_six_times(size)
-
-        def block(inputs: int, outputs: int) -> FusedBlock:
-            return FusedBlock(inputs * width, outputs * width, semantic_nc, hidden, frozen)
-
+        self.blocks = blocks_of(size) if blocks is None else dict(blocks)
         self.fc = conv3x3(semantic_nc, 16 * width)
-        self.head_0 = block(16, 16)
-        self.G_middle_0 = block(16, 16)
-        self.G_middle_1 = block(16, 16)
-        self.up_0 = block(16, 8)
-        self.up_1 = block(8, 4)
-        self.up_2 = block(4, 2)
-        self.up_3 = block(2, 1)
+        if style_size:
+            self.of_style = nn.Conv2d(style_size, 16 * width, 3, 1, 1, bias=False)
+        for name in self.blocks:
+            inputs, outputs = (factor * width for factor in WIDTHS[name])
+            block = FusedBlock(inputs, outputs, semantic_nc, hidden, frozen, style_size)
+            self.add_module(name, block)
 
-    def features(self, segmap: Tensor) -> Tensor:
-        """segmap [B,semantic_nc,H,W] -> [B,width,height,width of `size`], after a leaky ReLU."""
-        smaller = self._sizes(segmap)
-        x = self.fc(smaller.pop())
-        x = self._run(self.head_0, x, smaller.pop(), doubled=False)
-        x = self._run(self.G_middle_0, x, smaller.pop(), doubled=True)
-        x = self._run(self.G_middle_1, x, smaller.pop(), doubled=self.six_doublings)
-        for block in (self.up_0, self.up_1, self.up_2, self.up_3):
-            x = self._run(block, x, smaller.pop(), doubled=True)
-        return F.leaky_relu(x, SLOPE)
-
-    def _sizes(self, segmap: Tensor) -> list[Tensor]:
-        """What each block sees, the largest first, each made of the one before.
-
-        nearest takes the top left pixel of each block; the public weights were trained with that.
-        """
+    def features(self, segmap: Tensor, style: Tensor | None = None) -> Tensor:
+        """segmap [B,semantic_nc,H,W], style [B,style_size] -> [B,width,height,width of `size`],
+        after a leaky ReLU."""
+        # nearest takes the top left pixel of each block; the public weights were trained with that.
         if segmap.shape[2:] != self.size:
             segmap = F.interpolate(segmap, size=self.size, mode="nearest")
-        sizes = [segmap]
-        for _ in range(6 if self.six_doublings else 5):
-            segmap = segmap[..., ::2, ::2]
-            sizes.append(segmap)
-        if not self.six_doublings:  # G_middle_1 is of G_middle_0's size
-            sizes.insert(-2, sizes[-2])
-        return [*sizes, sizes[-1]]
+        pyramid = [segmap]
+        for _ in range(sum(self.blocks.values())):
+            pyramid.append(pyramid[-1][..., ::2, ::2])
+        x = self.fc(pyramid[-1])
+        if style is not None:
+            x = x + everywhere(self.of_style, style, x.shape[2:])
+        level = len(pyramid) - 1
+        for name, doubled in self.blocks.items():
+            level -= doubled
+            block, again = self.get_submodule(name), self.checkpointing
+            x = run_block(block, x, pyramid[level], doubled, style, again=again)
+        return F.leaky_relu(x, SLOPE)
 
-    def _run(self, block: nn.Module, x: Tensor, segmap: Tensor, doubled: bool) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, x, segmap, doubled, use_reentrant=False)
-            return again
-        result: Tensor = block(x, segmap, doubled)
-        return result
+
+def run_block(block: nn.Module, *inputs: Any, again: bool) -> Tensor:
+    """block(*inputs); again: whether the backward pass computes it again."""
+    if again and torch.is_grad_enabled():
+        computed: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        return computed
+    result: Tensor = block(*inputs)
+    return result
+
+
+def everywhere(convolution: nn.Module, style: Tensor, size: Sequence[int]) -> Tensor:
+    """What a 3x3 convolution makes of a picture of `size` (height, width) that is style [B,k] at
+    every pixel, with zeros around it: [B,C,*size]. Of so many pixels nine differ at most."""
+    small = [min(length, 3) for length in size]
+    few: Tensor = convolution(style[:, :, None, None].expand(-1, -1, *small))
+    for dim, length in enumerate(size, 2):
+        places = torch.arange(length, device=style.device).clamp(max=1)
+        places[-1] = small[dim - 2] - 1
+        few = few.index_select(dim, places)
+    return few
 
 
 def modulated(x: Tensor, doubled: bool, modulations: list[Tensor]) -> tuple[Tensor, ...]:

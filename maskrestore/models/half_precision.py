@@ -57,14 +57,18 @@ class HalfPrecision(Frozen):
         self.register_buffer("scale", torch.tensor(1.0, device=device), persistent=False)
         self.freeze()
 
-    def forward(self, x: Tensor) -> Any:
-        """float tensor -> what the network gives, a tensor or a list of them, as float32."""
+    def forward(self, x: Tensor, *constants: Tensor) -> Any:
+        """float tensor -> what the network gives, a tensor or a list of them, as float32.
+
+        constants: further inputs of the network, without a gradient.
+        """
+        others = [constant.to(self.dtype) for constant in constants]
         with torch.autocast(x.device.type, enabled=False):
             if self.dtype != torch.float16 or not (torch.is_grad_enabled() and x.requires_grad):
-                result = self.network(x.to(self.dtype))
+                result = self.network(x.to(self.dtype), *others)
                 return [y.float() for y in result] if isinstance(result, list) else result.float()
             used: list[Tensor] = []  # the factor of this call's backward pass, once it has begun
-            result = self.network(_Unscaled.apply(x, self.dtype, used))
+            result = self.network(_Unscaled.apply(x, self.dtype, used), *others)
             outputs = result if isinstance(result, list) else [result]
             scaled = _Scaled.apply(self, used, *outputs)
             return list(scaled) if isinstance(result, list) else scaled[0]

@@ -5,6 +5,8 @@ Park, Liu, Wang, Zhu, "Semantic Image Synthesis with Spatially-Adaptive Normaliz
 that `latest_net_G.pth` loads strictly (models/weights.py).
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,44 +61,54 @@ class SPADEResnetBlock(nn.Module):
         return shortcut + x
 
 
+WIDTHS = {
+    "head_0": (16, 16),
+    "G_middle_0": (16, 16),
+    "G_middle_1": (16, 16),
+    "up_0": (16, 8),
+    "up_1": (8, 4),
+    "up_2": (4, 2),
+    "up_3": (2, 1),
+}
+"""Channels in and out of each block, in multiples of those of the last one."""
+
+
 class SPADEGenerator(nn.Module):
     """Figure 12: segmap with edge channel -> image; 93.048 M parameters at the official size
     (36, 64, 128).
 
     size: (height, width) of the image in pixels, multiples of 32. The latent map is 64 times
     smaller where both are multiples of 64 (the official num_upsampling_layers=more), else 32
-    times (normal). Raises ValueError on another size.
+    times (normal). Raises ValueError on another size. blocks: others than blocks_of(size), and
+    style_size: channels in front of the labels that are the same at every pixel (OASIS).
     """
 
-    def __init__(self, semantic_nc: int, width: int, hidden: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        semantic_nc: int,
+        width: int,
+        hidden: int,
+        size: tuple[int, int],
+        blocks: Mapping[str, bool] | None = None,
+        style_size: int = 0,
+    ) -> None:
         super().__init__()
         self.semantic_nc, self.width, self.hidden, self.size = semantic_nc, width, hidden, size
-        self.six_doublings = doubles_six_times(size)
-        smaller = 64 if self.six_doublings else 32
+        self.blocks, self.style_size = dict(blocks or blocks_of(size)), style_size
+        smaller = 2 ** sum(self.blocks.values())
         self.latent_size = (size[0] // smaller, size[1] // smaller)
-
-        def block(inputs: int, outputs: int) -> SPADEResnetBlock:
-            return SPADEResnetBlock(inputs * width, outputs * width, semantic_nc, hidden)
-
         self.fc = conv3x3(semantic_nc, 16 * width)
-        self.head_0 = block(16, 16)
-        self.G_middle_0 = block(16, 16)
-        self.G_middle_1 = block(16, 16)
-        self.up_0 = block(16, 8)
-        self.up_1 = block(8, 4)
-        self.up_2 = block(4, 2)
-        self.up_3 = block(2, 1)
+        for name in self.blocks:
+            inputs, outputs = (factor * width for factor in WIDTHS[name])
+            self.add_module(name, SPADEResnetBlock(inputs, outputs, semantic_nc, hidden))
         self.conv_img = conv3x3(width, 3)
         initialize_gan(self)
 
     def forward(self, segmap: Tensor) -> Tensor:
         """segmap float [B,semantic_nc,H,W], one-hot or soft -> image [B,3,*size] in [-1,1]."""
         x = self.fc(F.interpolate(segmap, size=self.latent_size, mode="nearest"))
-        x = self.head_0(x, segmap)
-        x = self.G_middle_0(_double(x), segmap)
-        x = self.G_middle_1(_double(x) if self.six_doublings else x, segmap)
-        for block in (self.up_0, self.up_1, self.up_2, self.up_3):
-            x = block(_double(x), segmap)
+        for name, doubled in self.blocks.items():
+            x = self.get_submodule(name)(_double(x) if doubled else x, segmap)
         return torch.tanh(self.conv_img(F.leaky_relu(x, 0.2)))
 
 
@@ -105,14 +117,17 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
-def doubles_six_times(size: tuple[int, int]) -> bool:
-    """Whether the latent map is 64 times smaller than `size` (height, width), rather than 32.
+def blocks_of(size: tuple[int, int]) -> dict[str, bool]:
+    """The blocks of an image of `size` (height, width), and whether x is doubled before each: six
+    times where both are multiples of 64, else five times.
 
     Raises ValueError if they are not multiples of 32.
     """
     if size[0] % 32 or size[1] % 32 or min(size) <= 0:
         raise ValueError(f"size {size[0]}x{size[1]} is not a multiple of 32 on both sides")
-    return size[0] % 64 == 0 and size[1] % 64 == 0
+    six_doublings = size[0] % 64 == 0 and size[1] % 64 == 0
+    stays = {"head_0"} if six_doublings else {"head_0", "G_middle_1"}
+    return {name: name not in stays for name in WIDTHS}
 
 
 def initialize_gan(network: nn.Module) -> None:

@@ -24,7 +24,7 @@ from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sampler import seed_of
-from maskrestore.data.segmap import generator_input, relaxed_segmap, synthesized, to_unit_range
+from maskrestore.data.segmap import one_hot, relaxed_segmap, to_uint8, to_unit_range
 from maskrestore.models.build import make_mask_generator
 from maskrestore.models.perceptual import PerceptualLoss
 from maskrestore.objectives.class_balance import class_weights
@@ -92,9 +92,8 @@ class Restoration(Objective):
         # The frozen networks have a precision of their own (models/half_precision.py).
         with torch.autocast(batch.image.device.type, enabled=False):
             restored = relaxed_segmap(image_logits, config.relaxation, seeds)
-            edges = config.generator.edges
             synthesized_image = self.image_generator(
-                generator_input(restored, edges, batch.instance)
+                restored, config.generator.edges, batch.instance, batch.keys, batch.image
             )
             if self.perceptual_loss is not None and "perceptual" in self.terms:
                 losses["perceptual"] = self.perceptual_loss(synthesized_image, real_image)
@@ -127,5 +126,7 @@ class Restoration(Objective):
             return image
         chosen = torch.tensor(drawn, device=image.device)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            other = synthesized(self.image_generator, batch.fine, "instance", batch.instance)
-        return torch.where(chosen[:, None, None, None], other, image)
+            drawn_image = self.image_generator(
+                one_hot(batch.fine), "instance", batch.instance, batch.keys, image
+            )
+        return torch.where(chosen[:, None, None, None], to_uint8(drawn_image), image)

@@ -138,10 +138,11 @@ def _check_same(config: RunConfig) -> None:
 
 
 def inputs(config: RunConfig) -> dict[str, Any]:
-    """sha256 of the files that the result depends on: data, image generator, VGG19's weights."""
+    """sha256 of the files that the result depends on: data, image generator, other networks."""
     sha256s = {"data": data_sha256(read_manifest(config.data.shards))}
     files = {
         "generator.path": None if config.trains_generator else config.generator.path,
+        "generator.style": config.generator.style_encoder,
         "perceptual.weights": config.perceptual.weights,
         "teacher": _teacher_weights(config),
     }
@@ -165,7 +166,7 @@ def changed_inputs(config: RunConfig) -> list[str]:
     if not before:
         return []
     now = inputs(config)
-    names = ("data", "generator.path", "perceptual.weights", "teacher")
+    names = ("data", "generator.path", "generator.style", "perceptual.weights", "teacher")
     return [
         f"{name}: sha256 {str(before.get(name))[:12]} -> {str(now.get(name))[:12]}"
         for name in names

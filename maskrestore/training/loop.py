@@ -93,7 +93,9 @@ def take_steps(run: Run) -> bool:
 
     save_networks(run)
     run.on_main(
-        lambda: write_result(run.config, evaluating.metrics, run.num_images, run.config.run)
+        lambda: write_result(
+            run.config, evaluating.metrics, run.num_images, run.config.run, run.image_generator
+        )
     )
     run.telemetry.finish(evaluating.metrics)
     return True

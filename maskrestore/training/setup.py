@@ -21,6 +21,7 @@ from maskrestore.distributed.processes import (
 )
 from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
+from maskrestore.models.generators.image_generator import ImageGenerator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.perceptual import PerceptualLoss, make_features
 from maskrestore.models.weights import load_into
@@ -112,7 +113,7 @@ class Run:
     stop: StopRequest
     telemetry: Telemetry
     left_out_shards: frozenset[str]
-    image_generator: nn.Module | None
+    image_generator: ImageGenerator | None
     """Frozen: outside of engines and checkpoints, as all that the losses look through."""
     objective: Objective
     engines: dict[str, Engine]

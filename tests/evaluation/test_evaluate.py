@@ -70,7 +70,7 @@ def test_synthesis_sees_true_masks_and_instances_and_has_no_accuracy() -> None:
     assert [metrics[name] for name in segmentation] == [None] * 6
 
     with torch.no_grad():
-        synthesized = to_uint8(painter(segmap))
+        synthesized = to_uint8(painter(one_hot(batch.fine), "instance", batch.instance))
     expected = ImageDistances("lite0")
     expected.update(batch.image, synthesized)
     assert metrics["fd_lite0"] == pytest.approx(expected.compute()["fd_lite0"])

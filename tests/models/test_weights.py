@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskrestore.models.generators.files import read_generator
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import (
     load_into,
-    load_spade_generator,
     load_weights,
     save_spade_generator,
     save_weights,
@@ -32,16 +32,20 @@ def generator() -> SPADEGenerator:
     return generator.eval()
 
 
-def assert_same(generator: SPADEGenerator, loaded: SPADEGenerator) -> None:
+def assert_same(generator: SPADEGenerator, path: Path) -> None:
+    loaded = SPADEGenerator(CLASSES + 2, 2, 5, SIZE)
+    load_into(loaded, load_weights(path), path)
     segmap = torch.rand(2, CLASSES + 2, *SIZE)
     with torch.no_grad():
         assert torch.equal(loaded.eval()(segmap), generator(segmap))
+        frozen = read_generator(path, CLASSES).make(SIZE, False, False)
+        torch.testing.assert_close(frozen(segmap), generator(segmap), atol=1e-5, rtol=0)
 
 
 def test_round_trip(generator: SPADEGenerator, tmp_path: Path) -> None:
     path = tmp_path / "generator.pth"
     save_spade_generator(generator, path)
-    assert_same(generator, load_spade_generator(path, SIZE, CLASSES))
+    assert_same(generator, path)
     assert [file.name for file in tmp_path.iterdir()] == ["generator.pth"]
     state = torch.load(path, weights_only=True)
     assert type(state) is dict
@@ -58,7 +62,7 @@ def test_reads_the_form_of_the_official_file(
     assert isinstance(state, OrderedDict)
     path = tmp_path / "latest_net_G.pth"
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    assert_same(generator, load_spade_generator(path, SIZE, CLASSES))
+    assert_same(generator, path)
 
 
 def test_saves_float32_whatever_it_is_given(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_cut_file_is_a_clear_error(
     torch.save(generator.state_dict(), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=r"cut\.pth: cannot be read"):
-        load_spade_generator(path, SIZE, CLASSES)
+        read_generator(path, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_only_named_tensors_are_weights(tmp_path: Path, content: object, message
 
 def test_a_missing_generator_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"generator\.path=.*train\.py task=synthesis"):
-        load_spade_generator(tmp_path / "no.pth", SIZE, CLASSES)
+        read_generator(tmp_path / "no.pth", CLASSES)
 
 
 def test_another_number_of_classes_names_both_numbers(
@@ -138,22 +142,22 @@ def test_another_number_of_classes_names_both_numbers(
 ) -> None:
     path = tmp_path / "generator.pth"
     save_spade_generator(generator, path)
-    with pytest.raises(UserError, match=r"takes 6 input channels, but 34 classes need 36"):
-        load_spade_generator(path, SIZE, 34)
+    with pytest.raises(UserError, match=r"takes 6 input channels, but 34 classes need 35"):
+        read_generator(path, 34)
 
 
 def test_a_mask_generator_is_no_image_generator(tmp_path: Path) -> None:
     path = tmp_path / "mask_generator.pth"
     save_weights(MaskGenerator(CLASSES + 1, 2, 5, SIZE).state_dict(), path)
-    with pytest.raises(UserError, match="is no SPADE generator"):
-        load_spade_generator(path, SIZE, CLASSES)
+    with pytest.raises(UserError, match="is a mask generator of ours"):
+        read_generator(path, CLASSES)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     save_weights({"conv1.weight": torch.ones(64, 3, 7, 7), "fc.weight": torch.ones(9, 9)}, path)
-    with pytest.raises(UserError, match=r"is no SPADE generator.*conv1\.weight"):
-        load_spade_generator(path, SIZE, CLASSES)
+    with pytest.raises(UserError, match=r"is no image generator of a kind .*conv1\.weight"):
+        read_generator(path, CLASSES)
 
 
 def test_all_differences_are_listed_at_once(generator: SPADEGenerator) -> None:

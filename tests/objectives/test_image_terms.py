@@ -19,7 +19,7 @@ IMAGE_TERMS = ("perceptual", "l1")
 class Colors(nn.Module):
     """The first three classes as colours."""
 
-    def forward(self, segmap: Tensor) -> Tensor:
+    def forward(self, segmap: Tensor, *_: object) -> Tensor:
         return segmap[:, :3] * 2 - 1
 
 

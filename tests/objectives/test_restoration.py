@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from maskrestore.config.run import load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
-from maskrestore.data.segmap import to_unit_range
+from maskrestore.data.segmap import generator_input, to_unit_range
 from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss
 from maskrestore.objectives.restoration import Restoration
@@ -59,8 +59,8 @@ class CountingGenerator(nn.Module):
         super().__init__()
         self.inputs: list[Tensor] = []
 
-    def forward(self, segmap: Tensor) -> Tensor:
-        self.inputs.append(segmap)
+    def forward(self, segmap: Tensor, edges: str, *_: object) -> Tensor:
+        self.inputs.append(generator_input(segmap, edges))
         return segmap[:, :3] * 2 - 1
 
 

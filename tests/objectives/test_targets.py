@@ -10,7 +10,7 @@ from torch import Tensor
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
-from maskrestore.data.segmap import synthesized
+from maskrestore.data.segmap import one_hot, to_uint8
 from maskrestore.evaluation.baselines import fill
 from maskrestore.models.build import load_mask_generator
 from maskrestore.objectives.restoration import Restoration
@@ -70,14 +70,14 @@ def test_what_does_not_count_costs_nothing_however_the_batch_is_split() -> None:
 
 def test_some_images_are_seen_as_the_image_generator_draws_them() -> None:
     class Painter(torch.nn.Module):
-        def forward(self, segmap: Tensor) -> Tensor:
+        def forward(self, segmap: Tensor, *_: object) -> Tensor:
             return segmap[:, 7:10] * 2 - 1
 
     config = load_config([*TINY, "condition=image", "synthesized_images=0.5"])
     batch = batch_of(8)
     painter = Painter()
     seen = Restoration(config, painter, None).seen_image(batch)
-    drawn = synthesized(painter, batch.fine, "instance", batch.instance)
+    drawn = to_uint8(painter(one_hot(batch.fine)))
     is_drawn = [torch.equal(one, two) for one, two in zip(seen, drawn, strict=True)]
     is_real = [torch.equal(one, two) for one, two in zip(seen, batch.image, strict=True)]
     assert is_real == [not one for one in is_drawn]

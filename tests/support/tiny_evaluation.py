@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
+from maskrestore.data.segmap import generator_input
 from maskrestore.evaluation.evaluate import evaluate
 
 CPU = torch.device("cpu")
@@ -56,9 +57,10 @@ class Painter(nn.Module):
         self.seen = torch.empty(0)
         self.seen_training = False
 
-    def forward(self, segmap: Tensor) -> Tensor:
-        self.seen, self.seen_training = segmap, self.training
-        image: Tensor = self.convolution(segmap).tanh()
+    def forward(self, segmap: Tensor, edges: str, instance: Tensor, *_: object) -> Tensor:
+        self.seen = generator_input(segmap, edges, instance)
+        self.seen_training = self.training
+        image: Tensor = self.convolution(self.seen).tanh()
         return image
 
 

@@ -11,10 +11,9 @@ from forked import ROOT, start_program
 from tiny_runs import Words, lines_of, losses_of, run_ranks, run_train, torchrun, wait_until
 
 from maskrestore.config.run import RunConfig, load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import val_batches
-from maskrestore.models.frozen import FrozenGenerator
-from maskrestore.models.weights import load_spade_generator, load_weights
+from maskrestore.models.build import load_frozen_generator
+from maskrestore.models.weights import load_weights
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.training.loop import train
 from maskrestore.training.setup import make_objective
@@ -69,8 +68,7 @@ def test_an_image_generator_is_trained_and_saved_in_the_official_layout(words: W
     terms = {"gan", "feature_matching", "perceptual", "discriminator"}
     assert all(set(losses) == terms for _, losses in losses_of(config.run))
     path = config.run / "generator.pth"
-    trained = load_spade_generator(path, (32, 64), NUM_CLASSES)
-    statistics = trained.up_3.norm_0.param_free_norm.running_mean
+    statistics = load_weights(path)["up_3.norm_0.param_free_norm.running_mean"]
     assert statistics.abs().sum() > 0  # batch statistics were gathered
     evaluated = load_config(words("given", "task=synthesis", "loss=none", f"generator.path={path}"))
     again = train(evaluated)["metrics"]
@@ -78,10 +76,11 @@ def test_an_image_generator_is_trained_and_saved_in_the_official_layout(words: W
 
 
 def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
-    words: Words, generator: Path
+    words: Words,
 ) -> None:
     config = load_config(words("run", "loss=ce_vgg_l1"))
-    frozen = FrozenGenerator(load_spade_generator(generator, (32, 64), NUM_CLASSES))
+    frozen = load_frozen_generator(config, torch.device("cpu"))
+    assert frozen is not None
     objective = make_objective(config, frozen, torch.device("cpu"))
     assert isinstance(objective, Restoration)
     assert objective.perceptual_loss is not None
@@ -105,9 +104,11 @@ def test_nothing_of_the_frozen_networks_changes_and_the_gradient_passes(
 
 
 def test_the_same_seed_starts_from_the_same_weights_whatever_the_loss(
-    words: Words, generator: Path
+    words: Words,
 ) -> None:
-    frozen = FrozenGenerator(load_spade_generator(generator, (32, 64), NUM_CLASSES))
+    config = load_config(words("run", "loss=ce_vgg_l1"))
+    frozen = load_frozen_generator(config, torch.device("cpu"))
+    assert frozen is not None
     first = []
     for loss in ("ce", "ce_vgg_l1"):
         objective = make_objective(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskrestore.config.run import load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import training_batches
+from maskrestore.data.segmap import generator_input
 from maskrestore.evaluation.finished_run import evaluate_run
 from maskrestore.models.build import load_mask_generator
 from maskrestore.models.mask_generator import CHANNELS, MaskGenerator
@@ -59,8 +60,8 @@ class Painter(nn.Module):
         torch.manual_seed(0)
         self.convolution = nn.Conv2d(NUM_CLASSES + 2, 3, 1).requires_grad_(False)
 
-    def forward(self, segmap: Tensor) -> Tensor:
-        image: Tensor = self.convolution(segmap).tanh()
+    def forward(self, segmap: Tensor, edges: str, *_: object) -> Tensor:
+        image: Tensor = self.convolution(generator_input(segmap, edges)).tanh()
         return image
 
 
