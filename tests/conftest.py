@@ -2,12 +2,29 @@
 
 import os
 import signal
+from collections.abc import Iterator
+
+import forked
+import pytest
 
 # Set before torch is loaded, and inherited by every process of the tests. Several run side by side:
 # threads that spin while they wait would take the cores from those that compute.
 os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
 
 pytest_plugins = ["schedule", "tiny_data", "slurm_cluster", "slurm_beside"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A test that fails leaves its runs to nobody: they would take the cores from all others."""
+    before = set(forked.STARTED)
+    try:
+        return (yield)
+    except BaseException:
+        for process in set(forked.STARTED) - before:
+            process.kill()
+        raise
+
 
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
 # press Ctrl-C need it to mean something, however pytest itself was started.

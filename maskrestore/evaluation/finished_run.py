@@ -54,7 +54,9 @@ def evaluate_run(config: RunConfig, write: bool = True) -> dict[str, Any]:
         real_features=RealFeatures(accelerator, config) if image_generator is not None else None,
     )
     if write:
-        given = None if config.trains_generator else image_generator
+        given = {}
+        if image_generator is not None and not config.trains_generator:
+            given = image_generator.facts(config.generator.style)
         on_main_process(
             accelerator, lambda: write_result(config, metrics, num_images, config.run, given)
         )

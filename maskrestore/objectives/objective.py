@@ -33,9 +33,10 @@ class Objective:
         self.networks: dict[str, nn.Module] = {}
         self.frozen = {name: net for name, net in looked_through.items() if net is not None}
         self._scaled = {
-            name: network
+            name: module
             for name, network in self.frozen.items()
-            if isinstance(network, HalfPrecision)
+            for module in network.modules()
+            if isinstance(module, HalfPrecision)
         }
 
     def phases(self) -> list[Phase]:

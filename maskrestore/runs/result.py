@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import flatten
 from maskrestore.data.manifest import read_manifest
-from maskrestore.models.generators.image_generator import ImageGenerator
 from maskrestore.runs import provenance, run_folder
 from maskrestore.runs.figures import HEADLINES
 from maskrestore.utils.errors import UserError
@@ -61,13 +61,13 @@ def write_result(
     metrics: dict[str, Any],
     num_images: int,
     folder: Path,
-    generator: ImageGenerator | None,
+    generator: Mapping[str, Any],
 ) -> None:
     """Write folder/result.json, whole or not at all: the row, and everything needed to judge it.
 
-    metrics: what `evaluate` returned. num_images: images seen in training. generator: a given one
-    that it was evaluated with. Raises RuntimeError if not every val sample was counted exactly
-    once.
+    metrics: what `evaluate` returned. num_images: images seen in training. generator: the facts
+    of a given one that it was evaluated with. Raises RuntimeError if not every val sample was
+    counted exactly once.
     """
     left_out = run_folder.left_out_shards(config.run) or []
     manifest = read_manifest(config.data.shards)
@@ -94,7 +94,7 @@ def write_result(
             "relaxation": config.relaxation if restores else None,
             "features": config.evaluation.features,
             "edges": "instance" if synthesis else config.generator.edges,
-            **_facts_of(generator, config),
+            **generator,
             "masks into the generator": "true" if synthesis else "argmax",
             "sampling": config.degrade.sampling if smaller or mixed else None,
             "factor": config.degrade.factor if smaller else None,
@@ -115,16 +115,3 @@ def write_result(
         "generator_sha256": file_sha256(own) if own is not None and own.is_file() else None,
     }
     write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
-
-
-def _facts_of(generator: ImageGenerator | None, config: RunConfig) -> dict[str, Any]:
-    """What a given image generator is, and is given, as "protocol" tells it."""
-    if generator is None:
-        return {}
-    form, (height, width) = generator.form, generator.size
-    without_edges = {} if form.wants_edges else {"edges": None}
-    return without_edges | {
-        "generator": form.kind,
-        "generator size": f"{height}x{width}",
-        "style": config.generator.style if form.style_size else None,
-    }

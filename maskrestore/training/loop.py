@@ -92,10 +92,9 @@ def take_steps(run: Run) -> bool:
                 agreement.count()
 
     save_networks(run)
+    given = run.image_generator.facts(run.config.generator.style) if run.image_generator else {}
     run.on_main(
-        lambda: write_result(
-            run.config, evaluating.metrics, run.num_images, run.config.run, run.image_generator
-        )
+        lambda: write_result(run.config, evaluating.metrics, run.num_images, run.config.run, given)
     )
     run.telemetry.finish(evaluating.metrics)
     return True

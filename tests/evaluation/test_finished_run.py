@@ -129,7 +129,7 @@ def test_a_result_says_by_which_protocol_it_is_to_be_judged(
     finished_run: RunConfig, changes: dict[str, str], expected: tuple[str | None, ...]
 ) -> None:
     config = finished_run.model_copy(update=changes)
-    write_result(config, {"num_samples": 3}, 0, finished_run.run, None)
+    write_result(config, {"num_samples": 3}, 0, finished_run.run, {})
     protocol = json.loads((finished_run.run / "result.json").read_text())["protocol"]
     names = ("protocol", "headline", "degradation", "condition", "relaxation", "sampling")
     assert tuple(protocol[name] for name in names) == expected
@@ -156,7 +156,7 @@ def test_a_val_split_that_was_not_wholly_evaluated_gives_no_result(
 ) -> None:
     before = (finished_run.run / "result.json").read_bytes()
     with pytest.raises(RuntimeError, match="2 samples evaluated of 3"):
-        write_result(finished_run, {"num_samples": 2}, 0, finished_run.run, None)
+        write_result(finished_run, {"num_samples": 2}, 0, finished_run.run, {})
     assert (finished_run.run / "result.json").read_bytes() == before
 
 

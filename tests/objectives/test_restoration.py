@@ -10,6 +10,8 @@ from maskrestore.config.run import load_config
 from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input, to_unit_range
+from maskrestore.models.generators.image_generator import Form, ImageGenerator
+from maskrestore.models.half_precision import HalfPrecision
 from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss
 from maskrestore.objectives.restoration import Restoration
@@ -134,3 +136,17 @@ def test_image_terms_need_their_networks() -> None:
         Restoration(load_config(TERMS["l1"]), None, None)
     with pytest.raises(ValueError, match="PerceptualLoss"):
         Restoration(load_config(TERMS["perceptual"]), CountingGenerator(), None)
+
+
+def test_a_frozen_network_in_fp16_is_told_of_steps_that_are_not_finite() -> None:
+    """Wherever it stands in what the losses look through."""
+    half = HalfPrecision(nn.Conv2d(3, 3, 1), torch.float16)
+    door = ImageGenerator(half, Form("SPADE", NUM_CLASSES + 1, True), (32, 32))
+    objective = Restoration(load_config(("loss=ce_l1", "data.size=32x32")), door, None)
+    before = {name: value.clone() for name, value in half.scaling_state().items()}
+    objective.adapt_scaling(torch.tensor(False))
+    assert half.exponent == before["exponent"] - 2
+    assert objective.scaling_state()["image_generator"]["exponent"] == half.exponent
+    objective.load_scaling({"image_generator": before})
+    assert half.exponent == before["exponent"]
+    assert objective.scales() == {"image_generator": 1.0}

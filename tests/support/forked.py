@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,10 @@ MODULES = (
 """Imported by the server; torch's optimizers import the last one when they are made."""
 DEEPSPEED = ("transformers", "deepspeed.ops", "deepspeed.runtime.zero.muon.muon_optimizer")
 """What DeepSpeed's engine imports besides, when one is made: as much again."""
+
+
+STARTED: weakref.WeakSet["Process"] = weakref.WeakSet()
+"""Processes of the tests; tests/conftest.py ends those of one that fails."""
 
 
 class Process(Protocol):
@@ -61,8 +66,9 @@ def start_program(
 ) -> Process:
     """`python PROGRAM WORDS` (command: without python), with more environment, in a folder."""
     whole = os.environ | dict(environment or {})
+    process: Process
     if os.environ.get("TESTS_FORK") == "0" or sys.platform != "linux":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,8 +76,12 @@ def start_program(
             env=whole,
             cwd=folder,
         )
-    uses_deepspeed |= "distributed.engine=deepspeed" in command
-    return Forked(command, whole, folder or Path.cwd(), DEEPSPEED if uses_deepspeed else ())
+    else:
+        uses_deepspeed |= "distributed.engine=deepspeed" in command
+        imports = DEEPSPEED if uses_deepspeed else ()
+        process = Forked(command, whole, folder or Path.cwd(), imports)
+    STARTED.add(process)
+    return process
 
 
 def run_program(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

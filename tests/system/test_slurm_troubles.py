@@ -63,7 +63,7 @@ def be_requeued_while_it_saves(cluster: Cluster, grid: TinyGrid) -> None:
 
 
 def lose_a_task_as_for_want_of_memory(cluster: Cluster, grid: TinyGrid) -> None:
-    strike(cluster, grid, [*grid.slow(0.3), *two_nodes(1)])
+    strike(cluster, grid, [*grid.slow(0.3), "slurm.nodes=1", "slurm.tasks_per_node=2"])
     folder = next(grid.folder.glob("jobs/*.cells.*"))
     pattern = f"_submit {folder}$"
     tasks = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)

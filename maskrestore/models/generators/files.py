@@ -109,9 +109,9 @@ def _spade(state: State, path: Path, num_classes: int) -> GeneratorFile:
 def _oasis(state: State, path: Path, num_classes: int) -> GeneratorFile:
     first = _shape(state, "fc.weight", 4, path, "OASIS")
     shared = _shape(state, "body.0.norm_0.mlp_shared.0.weight", 4, path, "OASIS")
-    style_size = first[1] - num_classes - 1
-    if style_size < 1:
-        _labels_of(path, "OASIS", first[1], num_classes, style=64)
+    style_size = first[1] - num_classes - 1  # one number says both
+    if not 1 <= style_size <= oasis.STYLE_SIZE:
+        _labels_of(path, "OASIS", first[1], num_classes, oasis.STYLE_SIZE)
 
     def make(size: Size, checkpointing: bool, style: bool) -> nn.Module:
         generator = SPADEGenerator(

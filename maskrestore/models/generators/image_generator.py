@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,16 @@ class ImageGenerator(Frozen):
             train_ids = torch.arange(NUM_TRAIN_IDS)[:, None] == torch.tensor(ids)
             self.register_buffer("train_ids", train_ids.float(), persistent=False)
         self.freeze()
+
+    def facts(self, style: str) -> dict[str, Any]:
+        """What result.json tells of it under "protocol"; style: its setting."""
+        height, width = self.size
+        without_edges = {} if self.form.wants_edges else {"edges": None}
+        return without_edges | {
+            "generator": self.form.kind,
+            "generator size": f"{height}x{width}",
+            "style": style if self.form.style_size else None,
+        }
 
     def forward(
         self,

@@ -15,6 +15,9 @@ from maskrestore.models.spade import WIDTHS
 BLOCKS = {name: name != "head_0" for name in WIDTHS if name != "G_middle_1"}
 """SPADE's names of body.0 to body.5, and whether x is doubled before each."""
 
+STYLE_SIZE = 64
+"""Of the official files."""
+
 
 def spade_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an OASIS file as those of a SPADEGenerator of these blocks."""

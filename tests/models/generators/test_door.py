@@ -159,6 +159,7 @@ def test_every_precision_takes_a_style(tmp_path: Path, precision: str) -> None:
         (plain.pix2pixhd_shapes(12, 4, 2, 1), "takes 12 input channels, but 34 classes need 35"),
         (plain.pix2pixhd_shapes(3, 4, 2, 1), "is a feature encoder (netE) of pix2pixHD"),
         (plain.oasis_shapes(20, 2, 4, z=4), "this OASIS generator takes 24 input channels"),
+        (plain.oasis_shapes(151, 2, 4, z=64), "this OASIS generator takes 215 input channels"),
         (encoder_shapes(4), "is a style encoder (netE); its place is generator.style"),
         ({"discriminator_0.model0.0.weight": (4, 4, 4, 4)}, "is a discriminator (netD)"),
         ({"scale0_layer0.0.weight": (4, 4, 4, 4)}, "is a discriminator (netD)"),
