@@ -81,6 +81,7 @@ def test_programs_and_settings_import_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_no_program_waits_for_what_only_some_settings_need() -> None:
     """torchvision and torch-fidelity take as long to import as torch, for VGG19 and Inception."""
     program = (

@@ -47,6 +47,7 @@ def test_the_nearest_annotated_pixel_is_the_one_that_looking_at_all_finds(
         assert torch.equal(distance, expected[1])
 
 
+@pytest.mark.slow
 def test_large_maps_have_scipys_distances() -> None:
     """512x1024: the numbers that are compared do not fit into 32 bits."""
     annotated = torch.rand(1, 512, 1024, generator=torch.Generator().manual_seed(0)) < 1e-4

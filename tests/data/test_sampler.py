@@ -106,6 +106,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return out
 
 
+@pytest.mark.slow
 @given(
     per_shard=st.sampled_from([1, 3, 13]),
     world_size=st.integers(1, 4),

@@ -172,6 +172,7 @@ def test_the_second_evaluation_looks_at_no_real_image(
     assert kept_features(finished_run) == [path]
 
 
+@pytest.mark.slow
 def test_real_images_are_seen_again_when_their_features_could_be_others(
     finished_run: RunConfig,
     counted: list[int],
@@ -200,6 +201,7 @@ def test_real_images_are_seen_again_when_their_features_could_be_others(
     assert real_features._File(finished_run, "cpu").path == plain
 
 
+@pytest.mark.slow
 def test_kept_features_that_are_damaged_or_cannot_be_written_cost_only_time(
     finished_run: RunConfig, counted: list[int]
 ) -> None:

@@ -181,6 +181,7 @@ def test_each_sample_has_the_figures_that_it_has_alone() -> None:
     assert metric.samples == [{"key": "a", "accu": 1.0, "miou19": None, "boundary_f3": None}]
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_samples_drawn_again_and_again() -> None:
     count, names = 9, ("accu", "accu_annotated", "miou19", "boundary_f3", "boundary_iou", "ece")
     keys, tensors = random_samples(count)

@@ -138,6 +138,7 @@ def test_the_gradient_survives_at_every_magnitude(
         assert survives(gradient / magnitude, expected), magnitude
 
 
+@pytest.mark.slow
 @HALVES
 def test_so_it_does_through_vgg19(vgg: VGG19Features, dtype: torch.dtype) -> None:
     """The 64 channels of relu1_1 at full size take the smallest gradients of all."""

@@ -141,6 +141,7 @@ def test_sees_what_imagenet_has_taught_of_the_image() -> None:
     assert not list(generator.buffers())
 
 
+@pytest.mark.slow
 def test_learns_to_restore_in_few_steps() -> None:
     torch.manual_seed(0)
     generator = MaskGenerator(5, 4, 8, (32, 64))

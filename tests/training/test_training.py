@@ -21,6 +21,7 @@ from maskrestore.training.step import learning_rate_factor
 from shards.write import WriteConfig, write_shards
 
 
+@pytest.mark.slow
 def test_a_restoring_run_leaves_everything_a_user_looks_for(words: Words, generator: Path) -> None:
     before = generator.read_bytes()
     config = load_config(words("run", "task=super_resolution", "loss=ce_vgg_l1"))

@@ -13,6 +13,8 @@ from launch.status import main as status
 from launch.submit import main
 from maskrestore.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["slurm", "words"]  # fixtures
 
 FAILED = "launch failed requeued held"

@@ -22,6 +22,8 @@ from launch.submit import main
 from maskrestore.utils.errors import ConfigError
 from maskrestore.utils.files import lock
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["slurm", "words"]  # fixtures
 
 
@@ -239,7 +241,6 @@ def test_another_submit_at_work_is_waited_for(
     assert process.returncode == 0, output + errors
 
 
-@pytest.mark.slow
 def test_killed_at_any_call_it_orphans_nothing_and_doubles_nothing(
     slurm: FakeSlurm, words: list[str], tmp_path: Path
 ) -> None:

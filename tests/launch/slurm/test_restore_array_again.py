@@ -14,6 +14,8 @@ from slurm_answers import FakeSlurm, slurm
 from launch.submit import main
 from maskrestore.utils.errors import ConfigError, UserError
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["slurm"]  # a fixture
 
 
@@ -31,7 +33,6 @@ def begin(tmp_path: Path, *more: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_a_finished_folder_queues_nothing_and_a_half_finished_one_what_is_left(
     slurm: FakeSlurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,7 +55,6 @@ def test_a_finished_folder_queues_nothing_and_a_half_finished_one_what_is_left(
     assert "3 of 4 masks in 2 parts" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_summary_that_the_last_job_died_before_is_written_by_the_next_submit(
     slurm: FakeSlurm, words: list[str], tmp_path: Path
 ) -> None:
@@ -72,7 +72,6 @@ def test_a_summary_that_the_last_job_died_before_is_written_by_the_next_submit(
     assert slurm.jobs == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "local"])
 def test_a_folder_of_other_settings_is_refused_before_anything_starts(
     slurm: FakeSlurm, words: list[str], tmp_path: Path, cluster: str

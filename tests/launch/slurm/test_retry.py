@@ -11,6 +11,8 @@ from launch.status import main as status
 from launch.submit import main
 from maskrestore.utils.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["slurm", "words"]  # fixtures
 
 CPU = ["profile=cpu", "slurm.minutes=33", "slurm.setup=[export A=b, module load c]", "parallel=2"]

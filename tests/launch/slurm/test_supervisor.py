@@ -12,6 +12,8 @@ from launch.slurm.journal import Event, note, read_journal
 from launch.slurm.supervisor import main
 from maskrestore.monitoring.targets import FAILURE, NOWHERE, Target, announce
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["slurm"]  # a fixture
 
 RUNNING = {"JobState": "RUNNING", "Restarts": 0, "Partition": "gpu", "PreemptTime": "None"}

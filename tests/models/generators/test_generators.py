@@ -17,6 +17,8 @@ from maskrestore.models.generators.files import read_generator
 from maskrestore.models.generators.image_generator import ImageGenerator
 from maskrestore.models.half_precision import in_precision
 
+pytestmark = pytest.mark.slow
+
 LABELS = NUM_CLASSES + 1
 LEAST_COSINE = {"bf16": 0.95, "fp16": 0.99}
 """ReLUs behind instance norms sit at their kinks: pix2pixHD's are the lowest."""
