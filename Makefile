@@ -12,7 +12,7 @@ demo: $(BIN)/ready  ## street scenes in, Table 1 and Figure 2 out: about ten min
 test: $(BIN)/ready  ## all tests that this machine can run
 	$(BIN)/python -m pytest --numprocesses=4
 
-test-quick: $(BIN)/ready  ## the unit tests: a minute or two on two cores
+test-quick: $(BIN)/ready  ## the unit tests: about a minute on two cores
 	$(BIN)/python -m pytest --numprocesses=2 -m "not slow"
 
 check: $(BIN)/ready  ## lint, format, types, contracts, packages that fit together

@@ -138,7 +138,7 @@ def test_the_image_gradient_is_as_long_as_it_is_told_of_each_sample() -> None:
 
 def test_an_image_without_a_gradient_leaves_the_mask_its_own() -> None:
     class Blank(nn.Module):
-        def forward(self, segmap: Tensor) -> Tensor:
+        def forward(self, segmap: Tensor, *_: object) -> Tensor:
             return segmap[:, :3] * 0
 
     objective, restores = objective_of("loss=ce_l1", "image_loss.gradient=2")
