@@ -23,7 +23,8 @@ class RestoreConfig(Section):
     """What restore.py restores, with what, and where to."""
 
     checkpoint: Path
-    """Folder of a finished run with task=densify or super_resolution, or its mask_generator.pth."""
+    """Folder of a finished run with task=densify or super_resolution, or its mask_generator.pth.
+    Of a folder with two such runs, images= chooses the one that sees pictures."""
     input: Path
     """Masks to be restored: a PNG, or a folder with all PNGs beneath it."""
     output: Path

@@ -50,12 +50,36 @@ def find_run(given: Path, setting: str) -> RunConfig:
     return run.model_copy(update={"run": folder})
 
 
+def choose_run(given: Path, has_images: bool) -> Path:
+    """`given`, or where that is a folder of runs, the one of them whose network sees what there is:
+    the pictures too (has_images), or masks alone.
+
+    Raises UserError if there is none, or several.
+    """
+    if not given.is_dir() or (given / "config.yaml").is_file():
+        return given
+    runs = []
+    for settings in sorted(given.glob("*/config.yaml")):
+        run = read_run_config(settings)
+        finished = run.task != "synthesis" and (settings.parent / WEIGHTS).is_file()
+        if finished and bool(run.image_channels) == has_images:
+            runs.append(settings.parent)
+    what = "masks and their pictures" if has_images else "masks alone"
+    if len(runs) > 1:
+        names = ", ".join(map(str, runs))
+        raise UserError(f"checkpoint={given} has several runs that restore {what}: give {names}")
+    if not runs and any(given.glob("*/config.yaml")):
+        why = "images= is given" if has_images else "without images="
+        raise UserError(f"checkpoint={given} has no finished run that restores {what} ({why})")
+    return runs[0] if runs else given
+
+
 def read_run(config: RestoreConfig) -> RunConfig:
     """The settings of the run whose checkpoint is given, to be operated as config says.
 
     Raises ConfigError or UserError if it restores no masks, or not with what is given.
     """
-    given = config.checkpoint
+    given = choose_run(config.checkpoint, config.images is not None)
     run = find_run(given, "checkpoint")
     if config.augment and not (config.generator or run.generator.path):
         raise UserError(
