@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,31 +76,39 @@ def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_p
     words = [GRID, "parts=2", "slurm.gpus_per_node=0", "slurm.tasks_per_node=2", "slurm.minutes=20"]
     words += words_of(run, source, tmp_path / "out", "batch_size=1")
 
-    def submit() -> None:
-        """And wait until both parts have gone on."""
+    def submit(disturb: Callable[[int], object]) -> None:
+        """And disturb each part as soon as it has gone on: one can be done before the other is."""
         goals = [count_done(tmp_path / "out", f"{number}/2") + 5 for number in range(2)]
+        undisturbed = {0, 1}
 
-        def have_gone_on() -> bool:
-            counts = [count_done(tmp_path / "out", f"{number}/2") for number in range(2)]
-            return all(count > goal for count, goal in zip(counts, goals, strict=True))
+        def are_disturbed() -> bool:
+            for number in sorted(undisturbed):
+                if count_done(tmp_path / "out", f"{number}/2") > goals[number]:
+                    disturb(number)
+                    undisturbed.remove(number)
+            return not undisturbed
 
         cluster.launch("submit.py", *words)
-        cluster.wait(have_gone_on)
+        cluster.wait(are_disturbed)
+        cluster.wait_until_empty()
 
-    submit()
-    cluster.run("scancel", *(job for job, *_ in cluster.queue()))
-    cluster.wait_until_empty()
+    def job_of(number: int) -> str:
+        return next(job for job, *_ in cluster.queue() if job.endswith(f"_{number}"))
+
+    submit(lambda number: cluster.run("scancel", job_of(number)))
     assert 0 < restored(tmp_path) < 964
     parts = [tmp_path / f"out.jobs/part-{number}-of-2" for number in range(2)]
     for part in parts:
         assert [event["event"] for event in read_journal(part)] == ["began", "ended"]
         assert read_journal(part)[-1]["reason"] == "cancelled, saved"
 
-    submit()
-    [first] = (job for job, *_ in cluster.queue() if job.endswith("_0"))
-    kill_task(tmp_path / "out.jobs", element=1)
-    cluster.run("scancel", "--signal=USR2", first)
-    cluster.wait_until_empty()
+    def stop_or_kill(number: int) -> None:
+        if number == 0:
+            cluster.run("scancel", "--signal=USR2", job_of(0))
+        else:
+            kill_task(tmp_path / "out.jobs", element=1)
+
+    submit(stop_or_kill)
     ends = [[e["reason"] for e in read_journal(part) if e["event"] == "ended"] for part in parts]
     assert ends[0] == ["cancelled, saved", "asked to stop, saved", "finished"]
     assert ends[1][0::2] == ["cancelled, saved", "finished"]
