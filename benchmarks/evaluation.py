@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from tqdm import tqdm
 
+from benchmarks.labels import LABELS
 from benchmarks.side_by_side import Comparison, conditions, in_turns, table
 from maskrestore.config.cli import run_program
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.labels import UNANNOTATED
 from maskrestore.data.loader import Batch
 from maskrestore.evaluation.baselines import fill
 from maskrestore.evaluation.image_distances import ImageDistances
@@ -104,7 +105,7 @@ class Case:
     def _ours(self, name: str, features: Path | None) -> float:
         began = time.perf_counter()
         known = None if features is None else load_weights(features)["real"]
-        segmentation = SegmentationMetrics()
+        segmentation = SegmentationMetrics(LABELS)
         distances = ImageDistances("inception", self.weights, known).to(self.device)
         with torch.no_grad():
             for at in range(0, self.config.num_images, self.config.batch_size):

@@ -13,12 +13,12 @@ from pydantic import PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.labels import NUM_CLASSES
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.data import Size
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
 from maskrestore.models.spade import SPADEGenerator

@@ -27,10 +27,10 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from tqdm import tqdm
 
+from benchmarks.labels import NUM_CLASSES
 from maskrestore.config.cli import run_program
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator

@@ -17,12 +17,12 @@ from torchvision.models import vgg19
 from tqdm import tqdm
 
 from benchmarks import plain_step
+from benchmarks.labels import NUM_CLASSES
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.data import Size
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator
@@ -73,7 +73,7 @@ def ours(words: Sequence[str]) -> Callable[[], object]:
         engine = make_engine(accelerator, config, bare, phase.betas, None, "the benchmark")
         engines[phase.network], objective.networks[phase.network] = engine, engine.network
     size = (config.training.batch_size, *config.data.height_width)
-    label_map = torch.randint(0, NUM_CLASSES, size)
+    label_map = torch.randint(0, config.data.labels.num_classes, size)
     image = torch.randint(0, 256, (size[0], 3, *size[1:]), dtype=torch.uint8)
     batch = Batch(("",) * size[0], image, label_map, label_map, label_map).to(device)
     keep_freed_memory(device.type)

@@ -21,11 +21,11 @@ from pydantic import PositiveInt
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.labels import NUM_CLASSES
 from benchmarks.side_by_side import conditions
 from maskrestore.config.cli import run_program
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator

@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.labels import LABELS, NUM_CLASSES
 from benchmarks.plain_spade import PlainMaskGenerator
 from benchmarks.side_by_side import conditions
 from maskrestore.config.cli import run_program
@@ -26,7 +27,6 @@ from maskrestore.config.data import Size
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.config.settings import Section, parse
 from maskrestore.data.degrade import degrade, degraded_segmap
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import training_batches, val_batches
 from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.segmentation import SegmentationMetrics
@@ -72,7 +72,7 @@ def run_config(config: TimeToQuality, *words: str) -> RunConfig:
 
 def miou(run: RunConfig, restore: Any) -> float:
     """mIoU (19) in 0..1 of restore(batch, label map, valid) over val."""
-    metrics = SegmentationMetrics()
+    metrics = SegmentationMetrics(LABELS)
     for batch in val_batches(run, 0, 1):
         label_map, valid = degrade(run, batch.fine, batch.coarse)
         metrics.update(batch.keys, restore(batch, label_map, valid), batch.fine, valid)
@@ -91,7 +91,9 @@ def plain_curve(config: TimeToQuality) -> Curve:
 
     @torch.no_grad()
     def restored(_: Any, label_map: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(degraded_segmap(label_map, valid), valid.float())
+        logits: torch.Tensor = network(
+            degraded_segmap(label_map, NUM_CLASSES, valid), valid.float()
+        )
         return logits.argmax(1)
 
     curve: Curve = []
@@ -101,7 +103,7 @@ def plain_curve(config: TimeToQuality) -> Curve:
             began = time.perf_counter()
             batch = next(batches)
             label_map, valid = degrade(run, batch.fine, batch.coarse)
-            logits = network(degraded_segmap(label_map, valid), valid.float())
+            logits = network(degraded_segmap(label_map, NUM_CLASSES, valid), valid.float())
             loss = F.cross_entropy(logits, batch.fine)
             optimizer.zero_grad()
             loss.backward()

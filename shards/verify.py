@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from maskrestore.config.cli import run_program
-from maskrestore.data.labels import NUM_CLASSES
-from maskrestore.data.manifest import read_manifest
+from maskrestore.config.labels import LabelSet
+from maskrestore.data.manifest import MANIFEST, labels_of, read_manifest
 from maskrestore.data.sample import MEMBERS, Sample, decode
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.file_names import as_it_lies, is_hidden
-from shards.sources.source import unknown_ids
+from shards.sources.source import CITYSCAPES, FIRST_INSTANCE, unknown_ids
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
     """(problems, one summary line per split). Raises UserError without a readable manifest."""
     manifest = read_manifest(folder)
+    labels = labels_of(manifest, folder / MANIFEST)
     problems, summaries = [], []
     listed = set()
     for split, content in manifest["splits"].items():
-        class_pixels = np.zeros(NUM_CLASSES, np.int64)
+        class_pixels = np.zeros(labels.num_classes, np.int64)
         keys: set[str] = set()
         num_bytes = 0
         for shard in tqdm(content["shards"], desc=split, unit="shard"):
@@ -121,11 +122,12 @@ def _shard(
         except ValueError as error:
             yield str(error)
             continue
-        class_pixels += np.bincount(decoded.fine.ravel(), minlength=256)[:NUM_CLASSES]
-        yield from _sample(decoded, manifest["height"], manifest["width"])
+        class_pixels += np.bincount(decoded.fine.ravel(), minlength=256)[: len(class_pixels)]
+        labels = labels_of(manifest, folder / MANIFEST)
+        yield from _sample(decoded, manifest["height"], manifest["width"], labels)
 
 
-def _sample(sample: Sample, height: int, width: int) -> Iterator[str]:
+def _sample(sample: Sample, height: int, width: int, labels: LabelSet) -> Iterator[str]:
     if sample.image.shape != (height, width, 3) or sample.image.dtype != np.uint8:
         yield f"{sample.key}: the picture is {sample.image.shape}, expected {(height, width, 3)}"
     for name, array, dtype in (
@@ -136,9 +138,16 @@ def _sample(sample: Sample, height: int, width: int) -> Iterator[str]:
         if array.ndim != 2 or array.dtype != dtype:
             yield f"{sample.key}.{name}: {array.ndim} axes of {array.dtype}, expected 2 of {dtype}"
             continue
-        wrong = unknown_ids(array)
+        wrong = _unknown(array, labels)
         if wrong:
             yield f"{sample.key}.{name}: ids {', '.join(map(str, wrong[:8]))} do not exist"
+
+
+def _unknown(array: NDArray[Any], labels: LabelSet) -> list[int]:
+    if labels == CITYSCAPES:
+        return unknown_ids(array)
+    values: list[int] = np.unique(array).tolist()
+    return [value for value in values if labels.num_classes <= value < FIRST_INSTANCE]
 
 
 if __name__ == "__main__":

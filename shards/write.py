@@ -1,9 +1,11 @@
 """Write WebDataset shards of a data set; the same command again continues.
 
 python shards/write.py source=cityscapes root=DIR out=DIR size=256x512 splits=train,val
+python shards/write.py source=folder images=DIR masks=DIR labels=FILE.yaml out=DIR size=256x512
 python shards/write.py source=streetscenes num_train=512 num_val=64 out=data/streetscenes
 
 The same input gives the same bytes, whatever the number of workers; manifest.json comes last.
+With labels=auto it writes none, but a label file that is proposed from the masks: OUT/labels.yaml.
 """
 
 import sys
@@ -16,12 +18,14 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 
 from maskrestore.config.cli import run_program
-from maskrestore.config.data import SourceConfig, SourceName
+from maskrestore.config.data import PLACES, SourceConfig, SourceName
 from maskrestore.config.settings import parse
 from maskrestore.data.manifest import MANIFEST, read_manifest
 from maskrestore.utils.errors import ConfigError, UserError
-from shards.sources import camvid, cityscapes, streetscenes
-from shards.sources.source import Source, all_problems, left_out
+from maskrestore.utils.files import write_atomically
+from shards.sources import camvid, cityscapes, folder, streetscenes
+from shards.sources.propose import propose
+from shards.sources.source import CITYSCAPES, Source, all_problems
 from shards.workers import run_all
 from shards.writer import NO_SPACE, RECORDS, plan, write_manifest, write_shard
 
@@ -29,7 +33,13 @@ SOURCES: dict[SourceName, Callable[[SourceConfig], Source]] = {
     "streetscenes": streetscenes.open_source,
     "cityscapes": cityscapes.open_source,
     "camvid": camvid.open_source,
+    "folder": folder.open_source,
 }
+AUTO = "labels=auto"
+FOLDER_SETTINGS = {
+    *("labels", "images", "masks", "coarse", "instances", "encoding", "val_share", "only_good")
+}
+"""Those that source=folder alone has."""
 
 
 class WriteConfig(SourceConfig):
@@ -50,6 +60,11 @@ def write_shards(config: WriteConfig) -> Path:
     files, all of them listed: those whose names or headers tell it before anything is written,
     those that cannot be decoded or hold unknown ids at the end, without a manifest; a full disk).
     """
+    if config.source != "folder" and config.labels != CITYSCAPES:
+        raise ConfigError(
+            f"labels={config.labels}: source={config.source} is read as the classes of Cityscapes; "
+            "other labels are for source=folder images=DIR masks=DIR"
+        )
     settings = _settings(config)
     path = config.out / MANIFEST
     if path.exists():
@@ -66,10 +81,10 @@ def write_shards(config: WriteConfig) -> Path:
         problems = [problem for record in records for problem in record.get("problems", ())]
         if problems:
             outcome = "no manifest was written; mend them and run the same command again"
-            raise all_problems(config.root or config.out, problems, outcome)
-        black = tuple(left_out(key) for record in records for key in record["left_out"])
-        _print_notes(black)
-        source = replace(source, notes=source.notes + black)
+            raise all_problems(config.root or config.images or config.out, problems, outcome)
+        without = tuple(why for record in records for why in record["left_out"])
+        _print_notes(without)
+        source = replace(source, notes=source.notes + without)
         by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for shard, record in zip(shards, records, strict=True):
             by_split[shard.split].append(record)
@@ -87,8 +102,25 @@ def write_shards(config: WriteConfig) -> Path:
 
 
 def main(words: Sequence[str]) -> None:
-    """Parse, write, and say where the manifest is."""
+    """Parse, write, and say where the manifest is; or propose a label file (labels=auto)."""
+    if AUTO in words:
+        config = parse(WriteConfig, [word for word in words if word != AUTO])
+        print(propose_labels(config))
+        return
     print(write_shards(parse(WriteConfig, words)))
+
+
+def propose_labels(config: WriteConfig) -> str:
+    """Writes OUT/labels.yaml, and returns what to do with it. ConfigError or UserError as there."""
+    if config.source != "folder" or config.masks is None:
+        raise ConfigError(f"{AUTO} is for source=folder with masks=DIR")
+    path = config.out / "labels.yaml"
+    if path.exists():
+        raise ConfigError(f"{path} is there already: write labels={path}, or delete it")
+    text = propose(config.masks)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+    return f"{text}\n{path}: name its classes, then write labels={path}"
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -99,10 +131,13 @@ def _print_notes(notes: Iterable[str]) -> None:
 def _settings(config: WriteConfig) -> dict[str, Any]:
     """The settings that the content of the folder depends on."""
     ignored = {"out", "workers"}
+    if config.source != "folder":
+        ignored |= FOLDER_SETTINGS
     ignored |= {"root"} if config.source == "streetscenes" else {"num_train", "num_val"}
     settings = config.model_dump(mode="json", exclude=ignored)
-    if config.root is not None and "root" in settings:
-        settings["root"] = str(config.root.resolve())
+    for name in PLACES & settings.keys():
+        path = getattr(config, name)
+        settings[name] = None if path is None else str(path.resolve())
     return settings
 
 

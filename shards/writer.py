@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.config.labels import LabelSet
 from maskrestore.data.manifest import MANIFEST, SCHEMA_VERSION
 from maskrestore.data.sample import ENCODING, Sample, encode
 from maskrestore.utils.errors import UserError
@@ -35,8 +35,9 @@ class Shard:
     split: str
     path: Path
     items: tuple[Item, ...]
-    read: Callable[[Item], Sample | None]
+    read: Callable[[Item], Sample | str]
     settings: dict[str, Any]
+    labels: LabelSet
 
     @property
     def record_path(self) -> Path:
@@ -64,14 +65,15 @@ def plan(source: Source, settings: dict[str, Any], out: Path, per_shard: int) ->
         count = -(-len(ordered) // per_shard)
         for number in range(count):
             path = out / f"{split}-{number:06}.tar"
-            shards.append(Shard(split, path, tuple(ordered[number::count]), source.read, content))
+            part = tuple(ordered[number::count])
+            shards.append(Shard(split, path, part, source.read, content, source.labels))
     return shards
 
 
 def write_shard(shard: Shard) -> dict[str, Any]:
     """Writes the tar unless it is finished, and returns its record.
 
-    Record: {"fingerprint", "class_pixels", "left_out": keys of black pictures, "shard": the
+    Record: {"fingerprint", "class_pixels", "left_out": why some are, "shard": the
     manifest's entry}, or only {"problems": lines} if input files are bad. Raises UserError if the
     disk is full. If it was not written whole, nothing new stands under the final name.
     """
@@ -115,9 +117,10 @@ def _write_tar(
 
     After the first problem the rest is only read, to find them all.
     """
-    class_pixels = np.zeros(NUM_CLASSES, np.int64)
+    num_classes = shard.labels.num_classes
+    class_pixels = np.zeros(num_classes, np.int64)
     samples: list[dict[str, Any]] = []
-    black: list[str] = []
+    left_out: list[str] = []
     problems: list[str] = []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for item in shard.items:
@@ -126,10 +129,10 @@ def _write_tar(
             except UserError as error:
                 problems += str(error).splitlines()
                 continue
-            if sample is None:
-                black.append(item.key)
+            if isinstance(sample, str):
+                left_out.append(sample)
             elif not problems:
-                class_pixels += np.bincount(sample.fine.ravel(), minlength=NUM_CLASSES)
+                class_pixels += np.bincount(sample.fine.ravel(), minlength=num_classes)
                 members = {}
                 for name, data in encode(sample).items():
                     info = tarfile.TarInfo(f"{sample.key}.{name}")
@@ -139,8 +142,8 @@ def _write_tar(
                     tar.addfile(info, io.BytesIO(data))
                 samples.append({"key": sample.key, "members": members})
     if not samples and not problems:
-        problems.append(f"{shard.path.name}: all its pictures are black")
-    return samples, {"class_pixels": class_pixels.tolist(), "left_out": black}, problems
+        problems.append(f"{shard.path.name}: all its pictures are left out")
+    return samples, {"class_pixels": class_pixels.tolist(), "left_out": left_out}, problems
 
 
 def write_manifest(
@@ -175,7 +178,8 @@ def write_manifest(
         "source": settings["source"],
         "height": height_width[0],
         "width": height_width[1],
-        "num_classes": NUM_CLASSES,
+        "num_classes": source.labels.num_classes,
+        "labels": source.labels.model_dump(mode="json", exclude_defaults=True),
         "coarse": source.coarse,
         "notes": list(source.notes),
         "settings": settings,

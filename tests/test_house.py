@@ -50,7 +50,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "import maskrestore.config.settings",
             "utils is not allowed",
         ),
-        ("maskrestore/data/labels.py", "import maskrestore.data.segmap", "No cycles are allowed"),
+        ("maskrestore/data/prior.py", "import maskrestore.data.degrade", "No cycles are allowed"),
         ("launch/grid/cells.py", "import launch.results.table", "launch.grid is not allowed"),
         ("launch/grid/cells.py", "import accelerate", "accelerate"),
         ("maskrestore/models/spade.py", "def late():\n    import torchvision", "torchvision"),

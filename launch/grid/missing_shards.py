@@ -1,6 +1,6 @@
 """What a grid needs before its first cell: the shards, in their place and as asked for."""
 
-from maskrestore.config.data import DataConfig, SourceConfig
+from maskrestore.config.data import PLACES, DataConfig, SourceConfig
 from maskrestore.data.manifest import MANIFEST, read_manifest
 from maskrestore.utils.errors import ConfigError
 
@@ -20,7 +20,7 @@ def check_source(data: DataConfig) -> None:
         fetch_manifest(data)
     if has_shards(data):
         written = read_manifest(data.shards)["settings"]
-        settings = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - {"root"})
+        settings = data.model_dump(mode="json", include=set(SourceConfig.model_fields) - PLACES)
         differing = [
             f"  data.{name}: {written[name]} there, {value} asked for"
             for name, value in settings.items()
@@ -32,10 +32,13 @@ def check_source(data: DataConfig) -> None:
                 f"the shards in {data.shards} were written with other settings:\n{lines}\n"
                 "give these, or another folder as data.shards=DIR"
             )
-    elif data.source != "streetscenes" and data.root is None:
+        return
+    needed = {"streetscenes": (), "folder": ("images", "masks")}.get(data.source, ("root",))
+    missing = [f"data.{name}=FOLDER" for name in needed if getattr(data, name) is None]
+    if missing:
         raise ConfigError(
             f"data.shards={data.shards}: no finished shards there, and nothing to write them from: "
-            f"give data.root=FOLDER of {data.source}, or the folder of finished shards"
+            f"give {' and '.join(missing)} of {data.source}, or the folder of finished shards"
         )
 
 

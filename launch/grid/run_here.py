@@ -96,7 +96,9 @@ def summary(cell: Cell) -> str:
     """The figures that a cell reached, in a line."""
     metrics = read_result(cell.folder)["metrics"]
     keys = [key for key in IN_SHORT if metrics.get(key) is not None]
-    return "  ".join(f"{FIGURES[key].name} {FIGURES[key].text(metrics[key])}" for key in keys)
+    num_evaluated = len(cell.config.data.labels.evaluated)
+    names = {key: FIGURES[key].heading(num_evaluated) for key in keys}
+    return "  ".join(f"{names[key]} {FIGURES[key].text(metrics[key])}" for key in keys)
 
 
 def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:

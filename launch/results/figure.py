@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from launch.grid.cells import Cell, Grid
 from launch.results.names import TASKS
-from launch.results.page_pictures import NAMES
+from launch.results.page_pictures import color_names
+from maskrestore.config.labels import LabelSet
 from maskrestore.runs.figures import PHOTOS
 
 LOSSES = ("ce_vgg_l1", "ce_l1", "ce_vgg", "ce")
@@ -44,7 +45,7 @@ def draw_figure(grid: Grid) -> bytes | None:
     top = MARGIN + 58
     legend_top = top + len(keys) * (tile[1] + GAP) + 16
     width = lefts[-1] + tile[0] + MARGIN
-    entries = legend(columns, keys)
+    entries = legend(columns, keys, grid.cells[0].config.data.labels)
     places = _flow([name for name, _ in entries], font, width)
     height = legend_top + places[-1][1] + 24 + MARGIN
     figure = Image.new("RGB", (width, height), PAPER)
@@ -146,8 +147,10 @@ def _tile(path: Path, size: tuple[int, int], kind: str) -> Image.Image:
         )
 
 
-def legend(columns: list[Column], keys: list[str]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Name and colour of each class in the masks, in the order of the label table."""
+def legend(
+    columns: list[Column], keys: list[str], labels: LabelSet
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and colour of each class in the masks, in the order of the label set."""
     present: set[object] = set()
     for column in columns:
         for path in (column.path(key) for key in keys):
@@ -157,7 +160,7 @@ def legend(columns: list[Column], keys: list[str]) -> list[tuple[str, tuple[int,
                         maxcolors=picture.width * picture.height
                     )
                 present |= {color for _, color in colors or []}
-    return [(name, color) for color, name in NAMES.items() if color in present]
+    return [(name, color) for color, name in color_names(labels).items() if color in present]
 
 
 def _flow(

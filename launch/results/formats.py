@@ -23,14 +23,19 @@ def latex(table: Table) -> str:
     figures were made stands in comments, and so does what could not be read: it names paths.
     """
     ours = (["runs"] if table.has_seeds else []) + list(table.ours)
-    paper = list(PAPER_FIGURES.values())
+    paper = list(PAPER_FIGURES.values()) if table.is_quoted else []
     last = 2 + len(ours)
+    groups = [
+        rf"& & \multicolumn{{{len(ours)}}}{{c}}{{ours}} & \multicolumn{{3}}{{c}}{{paper}} \\",
+        rf"\cmidrule(lr){{3-{last}}} \cmidrule(l){{{last + 1}-{last + 3}}}",
+    ]
     comments = [
         table.title,
         r"Written by launch/report.py. Needs \usepackage{booktabs}.",
         r"Too wide? With \usepackage{graphicx}: \resizebox{\textwidth}{!}{\input{...}}",
     ]
-    comments += ["Ours:", *(f"- {fact}" for fact in table.facts), f"Paper: {QUOTED}"]
+    comments += ["Ours:", *(f"- {fact}" for fact in table.facts)]
+    comments += [f"Paper: {QUOTED}"] if paper else []
     comments += [f"- {problem}" for problem in table.problems]
     return "\n".join(
         [
@@ -38,8 +43,7 @@ def latex(table: Table) -> str:
             r"\begingroup",
             rf"\sbox0{{\begin{{tabular}}{{ll{'r' * len(ours + paper)}}}",
             r"\toprule",
-            rf"& & \multicolumn{{{len(ours)}}}{{c}}{{ours}} & \multicolumn{{3}}{{c}}{{paper}} \\",
-            rf"\cmidrule(lr){{3-{last}}} \cmidrule(l){{{last + 1}-{last + 3}}}",
+            *(groups if paper else ()),
             _joined(["task", "loss", *ours, *paper]),
             r"\midrule",
             *_body(table),
@@ -62,7 +66,8 @@ def _body(table: Table) -> list[str]:
     for line in table.lines:
         if lines and line.task != last_task:
             lines.append(r"\addlinespace")
-        lines.append(_joined(_fields(line, table.has_seeds, line.task != last_task)))
+        fields = _fields(line, table.has_seeds, line.task != last_task)
+        lines.append(_joined([*fields, *map(_field, line.paper if table.is_quoted else ())]))
         last_task = line.task
     return lines
 
@@ -75,7 +80,7 @@ def _fields(line: Line, has_seeds: bool, with_task: bool) -> list[str]:
     if line.state:  # longer than a figure: across all of our columns
         state = rf"\emph{{{escape(line.state)}}}"
         texts.append(rf"\multicolumn{{{len(line.ours)}}}{{c}}{{{state}}}")
-    return texts + [_field(text) for text in line.paper]
+    return texts
 
 
 def _field(text: str) -> str:
@@ -99,16 +104,17 @@ def markdown(table: Table) -> str:
     """The table as markdown: how it was made, then ours beside the paper's, then notes."""
     heads = ["task", "loss", *(["ours: runs"] if table.has_seeds else [])]
     heads += [f"ours: {name}" for name in table.ours]
-    heads += [f"paper: {name}" for name in PAPER_FIGURES.values()]
+    heads += [f"paper: {name}" for name in PAPER_FIGURES.values() if table.is_quoted]
     lines, last_task = [heads], ""
     for line in table.lines:
         fields = ["" if line.task == last_task else line.task, line.loss]
         fields += [line.runs] if table.has_seeds else []
         fields += [f"*{line.state}*", *line.ours[1:]] if line.state else line.ours
-        lines.append([*fields, *line.paper])
+        lines.append([*fields, *(line.paper if table.is_quoted else ())])
         last_task = line.task
     text = [f"# {table.title}", "", "**Ours**", "", *(f"- {fact}" for fact in table.facts)]
-    text += ["", f"**paper:** {QUOTED}", "", *_aligned(lines), "", *table.notes]
+    text += ["", f"**paper:** {QUOTED}"] if table.is_quoted else []
+    text += ["", *_aligned(lines), "", *table.notes]
     text += [f"- {note}" for note in (*table.footnotes, *table.problems)]
     if table.gains:
         text += ["", f"**{GAINS_TITLE}**", "", *_aligned(table.gains)]

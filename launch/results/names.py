@@ -66,6 +66,8 @@ EDGES = {"soft": "soft edges", "zeros": "no edges", "instance": "upper bound: tr
 
 def paper_figures(config: RunConfig) -> tuple[float | None, float | None, float | None]:
     """The paper's accu in %, mIoU in % and FID for the same experiment; None where it has none."""
+    if config.data.labels.slug != "cityscapes":
+        return None, None, None
     if config.task == "synthesis":  # no mask is restored: nothing of the below is in it
         return PAPER["synthesis", "none"]
     if not _is_of_paper(config):

@@ -12,10 +12,9 @@ from typing import Any
 from launch.grid.cells import Grid
 from launch.results.gains import gain, interval
 from launch.results.names import PAPER_FIGURES, QUOTED, input_of
-from launch.results.page_pictures import NAMES, Pictures
+from launch.results.page_pictures import Pictures
 from launch.results.table import UNSURE, WEAK, Line, Table, columns, counting, mark, shown
 from launch.results.table_rows import Outcome, Row, untrained_rivals
-from maskrestore.data.labels import EVALUATED_IDS, LABELS
 from maskrestore.runs.figures import CAPTIONS, DISTANCES, FIGURES, SHARES
 from maskrestore.runs.metrics_file import read_metrics
 from maskrestore.utils.errors import UserError
@@ -40,7 +39,9 @@ def report_data(
     headlines = columns(rows)
     more = [key for key in MORE if key not in headlines]
     known = {key for key in more if any(row.figure(key) for row in rows)}
-    pictures = Pictures()
+    labels = rows[0].config.data.labels
+    num_evaluated = len(labels.evaluated)
+    pictures = Pictures(labels)
     data = {
         "title": f"Mask restoration: {grid.folder.name}",
         "summary": _summary(grid, rows),
@@ -51,21 +52,23 @@ def report_data(
         ],
         "quoted": QUOTED,
         "hasSeeds": table.has_seeds,
-        "names": {key: figure.name for key, figure in FIGURES.items()},
+        "names": {key: figure.heading(num_evaluated) for key, figure in FIGURES.items()},
         "distances": DISTANCES,
         "lowerIsBetter": [key for key, figure in FIGURES.items() if figure.lower_is_better],
         "paperFigures": PAPER_FIGURES,
         "headlines": headlines,
         "counting": counting(rows),
         "more": [key for key in more if key in known],
-        "unmeasured": [FIGURES[key].name for key in more if key not in known],
+        "unmeasured": [FIGURES[key].heading(num_evaluated) for key in more if key not in known],
         "rows": [
             _row(row, rows, line, [*headlines, *more], pictures)
             for row, line in zip(rows, table.lines, strict=True)
         ],
         "kinds": CAPTIONS,
-        "classes": [LABELS[number].name for number in EVALUATED_IDS],
-        "colors": {name: "#{:02x}{:02x}{:02x}".format(*color) for color, name in NAMES.items()},
+        "classes": [labels.by_number[number].name for number in labels.evaluated],
+        "colors": {
+            name: "#{:02x}{:02x}{:02x}".format(*color) for color, name in pictures.names.items()
+        },
         "made": _made(rows),
         "commands": [
             shlex.join(["python", f"launch/{name}.py", *words]) for name in ("submit", "report")

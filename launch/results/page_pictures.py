@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
-from maskrestore.data.labels import LABELS
+from maskrestore.config.labels import LabelSet
 from maskrestore.runs.figures import PHOTOS
 
 QUALITY = 90
@@ -17,16 +18,24 @@ MOST_COLORS = 256
 """That a PNG with a palette can hold."""
 
 VOID = "not annotated or void"
-_FIRST = {label.color: label.name for label in reversed(LABELS)} | {LABELS[0].color: VOID}
-NAMES = {label.color: _FIRST[label.color] for label in (*LABELS[5:], LABELS[0])}
-"""RGB colour -> the class that it stands for, in the order of the table of labels, void last; where
-several share one, the first of them."""
+
+
+def color_names(labels: LabelSet) -> dict[tuple[int, int, int], str]:
+    """RGB colour -> the class that it stands for, in the order of the label set, void last; where
+    several share one, the first of them."""
+    void = labels.by_number[0].color
+    names: dict[tuple[int, int, int], str] = {}
+    for entry in labels.by_number:
+        if entry.color != void:
+            names.setdefault(entry.color, entry.name)
+    return names | {void: VOID}
 
 
 class Pictures:
     """The pictures of a page; what the same file shows in several places is held once."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: LabelSet) -> None:
+        self.names = color_names(labels)
         self.uris: list[str] = []
         """Each distinct picture as a data: URI: masks exactly, photographs nearly."""
         self.classes: list[list[str]] = []
@@ -41,7 +50,7 @@ class Pictures:
             digest = hashlib.sha256(bytes([is_photo]) + content).hexdigest()
             if digest not in self._known:
                 with Image.open(io.BytesIO(content)) as picture:
-                    uri, classes = _embedded(picture.convert("RGB"), is_photo)
+                    uri, classes = _embedded(picture.convert("RGB"), is_photo, self.names)
                 self._known[digest] = len(self.uris)
                 self.uris.append(uri)
                 self.classes.append(classes)
@@ -50,7 +59,9 @@ class Pictures:
             return None
 
 
-def _embedded(picture: Image.Image, is_photo: bool) -> tuple[str, list[str]]:
+def _embedded(
+    picture: Image.Image, is_photo: bool, known: Mapping[tuple[int, int, int], str]
+) -> tuple[str, list[str]]:
     """A data: URI, and the names of the classes in it."""
     import numpy as np  # --help does without
 
@@ -61,7 +72,7 @@ def _embedded(picture: Image.Image, is_photo: bool) -> tuple[str, list[str]]:
     colors, numbers = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_inverse=True)
     names = []
     if len(colors) <= MOST_COLORS:  # else it is no mask, and stays as it is
-        names = [NAMES[color] for color in map(tuple, colors.tolist()) if color in NAMES]
+        names = [known[r, g, b] for r, g, b in colors.tolist() if (r, g, b) in known]
         palette = Image.fromarray(numbers.reshape(picture.height, picture.width).astype(np.uint8))
         palette.putpalette(colors.tobytes())
         picture = palette

@@ -56,11 +56,16 @@ class Table:
     footnotes: tuple[str, ...]
     problems: tuple[str, ...]
 
+    @property
+    def is_quoted(self) -> bool:
+        """Whether the paper has any of these rows."""
+        return any(text != "-" for line in self.lines for text in line.paper)
+
 
 def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
     """The table of what the run folders hold by now."""
     outcomes = [outcome for row in rows for outcome in row.outcomes]
-    keys = columns(rows)
+    keys, num_evaluated = columns(rows), len(rows[0].config.data.labels.evaluated)
     has_seeds = any(len(row.outcomes) > 1 for row in rows)
     lines: list[Line] = []
     footnotes: list[str] = []
@@ -75,10 +80,10 @@ def make_table(grid: Grid, rows: Sequence[Row]) -> Table:
         title=f"{grid.name}: {grid.folder.name}",
         has_seeds=has_seeds,
         facts=tuple(_facts(outcomes, has_seeds)),
-        ours=tuple(FIGURES[key].name for key in keys),
+        ours=tuple(FIGURES[key].heading(num_evaluated) for key in keys),
         lines=tuple(lines),
         gains=tuple(_gains(rows, through)),
-        notes=tuple(_notes(keys, lines, has_seeds)),
+        notes=tuple(_notes(keys, lines, has_seeds, num_evaluated)),
         footnotes=tuple(footnotes),
         problems=tuple(f"{o.cell.name}: {o.problem}" for o in outcomes if o.problem),
     )
@@ -113,11 +118,13 @@ def shown(key: str, figure: SeedMean | None) -> str:
     return "-" if figure is None else FIGURES[key].text(figure.mean, figure.spread)
 
 
-def _notes(keys: Iterable[str], lines: Iterable[Line], has_seeds: bool) -> list[str]:
+def _notes(
+    keys: Iterable[str], lines: Iterable[Line], has_seeds: bool, num_evaluated: int
+) -> list[str]:
     """What the headings leave open, and the marks that occur."""
     notes = ["Distances: lower is better. accu and mIoU in %."]
     captioned = [FIGURES[key] for key in keys if FIGURES[key].caption]
-    notes += [f"{figure.name}: {figure.caption}." for figure in captioned]
+    notes += [f"{figure.heading(num_evaluated)}: {figure.caption}." for figure in captioned]
     marks = {field[-1] for line in lines for field in line.ours}
     if WEAK in marks:
         trained = "Trained, but in the mean over its seeds" if has_seeds else "Trained, but"
@@ -155,7 +162,9 @@ def _gains(rows: Sequence[Row], through: Mapping[Path | None, str]) -> list[tupl
             loss = loss_name(row.config, through.get(row.generator, ""))
             lines.append(("" if task == last_task else task, loss, *texts))
             last_task = task
-    return [("task", "loss", *(FIGURES[key].name for key in keys)), *lines] if lines else []
+    num_evaluated = len(rows[0].config.data.labels.evaluated) if rows else 0
+    headings = [FIGURES[key].heading(num_evaluated) for key in keys]
+    return [("task", "loss", *headings), *lines] if lines else []
 
 
 def _line(row: Row, rows: Sequence[Row], keys: Iterable[str], footnote: str, through: str) -> Line:

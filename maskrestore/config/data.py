@@ -5,9 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 
+from maskrestore.config.labels import Labels, load_labels
 from maskrestore.config.settings import Section
 
-SourceName = Literal["streetscenes", "cityscapes", "camvid"]
+SourceName = Literal["streetscenes", "cityscapes", "camvid", "folder"]
+
+
+PLACES = {"root", "images", "masks", "coarse", "instances"}
+"""Settings of where the raw data lie, which may be another place where shards are read."""
 
 
 def _height_and_width(text: str) -> str:
@@ -50,9 +55,31 @@ class SourceConfig(Section):
     """Where shards come from. `shards/write.py` needs these; a run only reads the result."""
 
     source: SourceName = "streetscenes"
-    """What to shard: procedural street scenes, or a folder in the Cityscapes or CamVid layout."""
+    """What to shard: procedural street scenes, a data set in the layout of Cityscapes or CamVid, or
+    a folder of pictures and one of masks, of any labels (docs/own_data.md)."""
     root: Path | None = None
-    """Folder of the raw data set; not used by streetscenes."""
+    """Folder of the raw data set (cityscapes, camvid)."""
+    images: Path | None = None
+    """Folder of pictures, PNG or JPEG (source=folder). With a folder for each of splits in it, and
+    in masks, coarse and instances, these are the splits; else val is drawn."""
+    masks: Path | None = None
+    """Folder of their true masks, PNGs of the same names: ids, colours or palettes of `labels`
+    (source=folder)."""
+    coarse: Path | None = None
+    """Folder of their incomplete masks, likewise; none: polygons that are simulated
+    (source=folder)."""
+    instances: Path | None = None
+    """Folder of PNGs of 8 or 16 bits with a number for each single thing; none: the connected parts
+    of the classes that have instances (source=folder)."""
+    encoding: Literal["auto", "ids", "train_ids", "colors"] = "auto"
+    """What the values of the masks are, as of restore.py; auto looks at some (source=folder)."""
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the pictures that are drawn for val, by a hash of their names (source=folder)."""
+    only_good: bool = False
+    """Leave out what is unpaired or damaged, rather than refuse all (source=folder)."""
+    labels: Labels = load_labels("cityscapes")
+    """Classes of the masks: the name of a file in configs/labels/, or a file of one's own
+    (docs/own_data.md). Sources other than folder have the classes of Cityscapes."""
     size: Size = "96x192"
     """Height x width in pixels to which everything is resized; multiples of 32."""
     splits: Names = ("train", "val")

@@ -34,9 +34,9 @@ class RestoreConfig(Section):
     """Folder of the masks' pictures, in the same folders and with the same names (PNG or JPEG):
     drawn under the overlays, and needed where the run has condition=mask_image."""
     encoding: Literal["auto", "ids", "train_ids", "colors"] = "auto"
-    """What the values of a mask mean: label ids 0..33 (0 = not annotated), trainIds 0..18 (255 =
-    not annotated), or Cityscapes colours (black = not annotated). auto looks at some of the masks.
-    Masks are written in the encoding in which they came."""
+    """What the values of a mask mean, of the run's label set: ids (Cityscapes: 0..33, 0 = not
+    annotated), trainIds (0..18, 255 = not annotated), or colours (black = not annotated). auto
+    looks at some of the masks. Masks are written in the encoding in which they came."""
     fit: Literal["resize", "tile"] = "resize"
     """How masks of another size than the model's get there: resize shrinks the whole scene, as
     the model was trained, and enlarges the probabilities; tile restores overlapping pieces at full

@@ -1,7 +1,7 @@
 """What else than the paper's may damage a mask: masks that were left unfinished, or drawn wrongly.
 
 Each function makes, of the true maps of a scene, the mask that somebody could have annotated:
-uint8 [H,W] ids, where 0 = not annotated (so the id 0 of the true mask, unlabeled, reads as that).
+uint8 [H,W], where 0 = not annotated (so the 0 of the true mask, unlabeled, reads as that).
 Its random numbers all come from the generator that it is given.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskrestore.data.labels import LABEL_ID, UNANNOTATED
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.data.sample import Sample
 
 Ids = NDArray[np.uint8]
@@ -47,23 +47,14 @@ SMOOTHNESS = 1 / 16
 """Distance over which the displacement changes, as a share of the image's height."""
 WRONG = 0.2
 """Share of the regions whose name labels makes wrong, at least one."""
-CONFUSED = tuple(
-    tuple(LABEL_ID[name] for name in names.split(", "))
-    for names in (
-        "road, sidewalk, parking, rail track, ground",
-        "building, wall, fence, guard rail, bridge, tunnel",
-        "pole, polegroup, traffic light, traffic sign",
-        "vegetation, terrain",
-        "sky",
-        "person, rider",
-        "car, truck, bus, caravan, trailer, train, motorcycle, bicycle",
-    )
-)
-"""The categories of Cityscapes (Cordts et al. 2016): classes that are taken for one another. What
-is in none, such as the frame of the camera, keeps its name."""
+
+Groups = Sequence[Sequence[int]]
+"""Classes, by their numbers, that are taken for one another; what is in none keeps its name."""
 
 
-def damage(sample: Sample, degradation: str, sampling: str, seed: int) -> tuple[Sample, str]:
+def damage(
+    sample: Sample, degradation: str, sampling: str, seed: int, groups: Groups
+) -> tuple[Sample, str]:
     """The sample with another coarse mask, and what damaged it, one of KINDS.
 
     degradation: one of KINDS, or mixture, which draws one. sampling: corner or center, of the
@@ -82,7 +73,7 @@ def damage(sample: Sample, degradation: str, sampling: str, seed: int) -> tuple[
     elif kind == "boundary":
         coarse = boundary(sample.fine, rng)
     elif kind == "labels":
-        coarse = labels(sample.fine, sample.instance, rng)
+        coarse = labels(sample.fine, sample.instance, rng, groups)
     else:
         coarse = smaller(sample.fine, int(kind.removeprefix("smaller_")), sampling)
     return replace(sample, coarse=coarse), kind
@@ -156,23 +147,23 @@ def boundary(fine: Ids, rng: np.random.Generator) -> Ids:
     return wandered
 
 
-def labels(fine: Ids, instance: Numbers, rng: np.random.Generator) -> Ids:
+def labels(fine: Ids, instance: Numbers, rng: np.random.Generator, groups: Groups) -> Ids:
     """Whole regions with a wrong name: of a class that it is taken for, or, as often, another one
     of the same mask."""
     number = regions(_identity(fine, instance))
     names = np.zeros(number.max() + 1, np.uint8)
     names[number] = fine  # all pixels of a region say the same
     areas = np.bincount(number.ravel())
-    known = np.isin(names, sum(CONFUSED, ()))
+    known = np.isin(names, [number for group in groups for number in group])
     eligible = np.flatnonzero(known & (areas >= MIN_REGION * fine.size))
     present = [int(name) for name in np.unique(names[eligible])]
     for region in rng.permutation(eligible)[: max(1, round(WRONG * len(eligible)))]:
-        names[region] = _wrong_name(int(names[region]), present, rng)
+        names[region] = _wrong_name(int(names[region]), present, rng, groups)
     return names[number]
 
 
-def _wrong_name(name: int, present: Sequence[int], rng: np.random.Generator) -> int:
-    alike = [other for group in CONFUSED if name in group for other in group if other != name]
+def _wrong_name(name: int, present: Sequence[int], rng: np.random.Generator, groups: Groups) -> int:
+    alike = [other for group in groups if name in group for other in group if other != name]
     others = [other for other in present if other != name]
     first, second = (alike, others) if rng.random() < 0.5 else (others, alike)
     return int(rng.choice(first or second or [name]))

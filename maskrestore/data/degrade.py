@@ -6,8 +6,8 @@ A degraded mask is a label map plus a validity map: which of its pixels somebody
 import torch
 from torch import Tensor
 
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
-from maskrestore.data.labels import UNANNOTATED
 from maskrestore.data.prior import polygon_prior, small_map_prior
 from maskrestore.data.segmap import one_hot, to_unit_range
 
@@ -41,7 +41,7 @@ def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Te
 
     Returns its label map, int64 [B,H,W], and where it is annotated, bool [B,1,H,W].
     super_resolution: `fine` made degrade.factor times smaller and back; all pixels are valid.
-    densify: `coarse`; where its id is 0 nobody annotated, and valid is False.
+    densify: `coarse`; where it is 0 nobody annotated, and valid is False.
     """
     if config.task == "super_resolution":
         factor = config.degrade.factor
@@ -51,15 +51,15 @@ def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Te
     return coarse, (coarse != UNANNOTATED)[:, None]
 
 
-def degraded_segmap(label_map: Tensor, valid: Tensor) -> Tensor:
-    """What the mask generator sees: one-hot float [B,34,H,W], all zero where nobody annotated."""
-    return one_hot(label_map) * valid
+def degraded_segmap(label_map: Tensor, num_classes: int, valid: Tensor) -> Tensor:
+    """What the mask generator sees: one-hot float [B,C,H,W], all zero where nobody annotated."""
+    return one_hot(label_map, num_classes) * valid
 
 
 def mask_generator_input(
     config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor
 ) -> tuple[Tensor, ...]:
-    """What the mask generator is called with, float32: class probabilities [B,34,H,W] that training
+    """What the mask generator is called with, float32: class probabilities [B,C,H,W] that training
     starts at, which pixels are annotated [B,1,H,W], with mask_generator.start=prior how close the
     nearest annotated pixel is [B,1,H,W] in 0..1, and with condition=mask_image or image the real
     image [B,3,H,W] in [-1,1].
@@ -68,15 +68,17 @@ def mask_generator_input(
     mask: nothing of it counts as annotated.
     """
     seen: tuple[Tensor, ...]
+    num_classes = config.data.labels.num_classes
     if config.condition == "image":
         valid = torch.zeros_like(valid)
     if config.mask_generator.start == "input":
-        seen = degraded_segmap(label_map, valid), valid.float()
+        seen = degraded_segmap(label_map, num_classes, valid), valid.float()
     else:
         if config.task == "super_resolution" and config.condition != "image":
             factor, sampling = config.degrade.factor, config.degrade.sampling
-            segmap, near = small_map_prior(label_map, factor, first_kept(factor, sampling))
+            first = first_kept(factor, sampling)
+            segmap, near = small_map_prior(label_map, num_classes, factor, first)
         else:
-            segmap, near = polygon_prior(label_map, valid)
+            segmap, near = polygon_prior(label_map, num_classes, valid)
         seen = segmap, valid.float(), near
     return (*seen, to_unit_range(image)) if config.image_channels else seen

@@ -117,6 +117,7 @@ def training_batches(
     folder = open_split(config.data, "train", left_out)
     batch_size = config.training.batch_size
     share, window = batch_size // world_size, config.data.shuffle_shards
+    groups = config.data.labels.confused
     mirror, few = config.data.flip, config.data.num_true_masks
     if few > len(folder):
         raise ConfigError(f"data.num_true_masks={few}: there are {len(folder)} training images")
@@ -131,7 +132,7 @@ def training_batches(
 
     def read(index: int, position: int) -> tuple[Sample, str]:
         seed = seed_of("damage", config.seed, position)
-        return damage(folder[index], config.degradation, config.degrade.sampling, seed)
+        return damage(folder[index], config.degradation, config.degrade.sampling, seed, groups)
 
     return _prefetched(config, folder, plan(), read)
 
@@ -143,7 +144,7 @@ def val_batches(
 
     What damages a mask depends on its sample alone: every evaluation of every run sees the same.
     """
-    folder = open_split(config.data, "val", left_out)
+    folder, groups = open_split(config.data, "val", left_out), config.data.labels.confused
     mine = range(rank, len(folder), world_size)
     size = config.evaluation.batch_size
     plan = ([(i, False, i) for i in mine[at : at + size]] for at in range(0, len(mine), size))
@@ -151,7 +152,7 @@ def val_batches(
     def read(index: int, _: int) -> tuple[Sample, str]:
         sample = folder[index]
         seed = seed_of("damage", sample.key)
-        return damage(sample, config.degradation, config.degrade.sampling, seed)
+        return damage(sample, config.degradation, config.degrade.sampling, seed, groups)
 
     return _prefetched(config, folder, plan, read)
 

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskrestore.data.labels import NUM_CLASSES
+from maskrestore.config.labels import LabelSet, load_labels, read_labels
 from maskrestore.utils.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -56,11 +57,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a shard manifest: {error!r}") from error
     if wrong:
         raise UserError(f"{path} is not a shard manifest: wrong type of {', '.join(wrong)}")
-    if manifest["num_classes"] != NUM_CLASSES:
+    labels = labels_of(manifest, path)
+    if manifest["num_classes"] != labels.num_classes:
         raise UserError(
-            f"{path} is of {manifest['num_classes']} classes; this program knows {NUM_CLASSES}"
+            f"{path} is of {manifest['num_classes']} classes; {labels.name} has "
+            f"{labels.num_classes}"
         )
     return dict(manifest)
+
+
+def labels_of(manifest: Mapping[str, Any], path: Path) -> LabelSet:
+    """The label set of the masks. UserError, naming the manifest's path, if it is none."""
+    if "labels" not in manifest:  # of before there were others
+        return load_labels("cityscapes")
+    try:
+        return read_labels(manifest["labels"])
+    except ValueError as error:
+        raise UserError(f"{path}: its labels are no label set:\n{error}") from error
 
 
 def _check_shard(shard: dict[str, Any]) -> None:

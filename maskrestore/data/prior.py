@@ -60,13 +60,13 @@ def nearest_label(label_map: Tensor, place: Tensor) -> Tensor:
     return label_map.flatten(1).gather(1, place.flatten(1)).view_as(label_map)
 
 
-def interpolated(label_map: Tensor, factor: int, first: int) -> Tensor:
-    """The one-hot maps of the kept pixels, interpolated bilinearly: float32 [B,34,H,W], sums to 1.
+def interpolated(label_map: Tensor, num_classes: int, factor: int, first: int) -> Tensor:
+    """The one-hot maps of the kept pixels, interpolated bilinearly: float32 [B,C,H,W], sums to 1.
 
     label_map: int64 [B,H,W], each kept pixel repeated over its factor x factor block. first: row
     and column of the first kept pixel. Before it and behind the last one nothing changes.
     """
-    small = one_hot(label_map[:, ::factor, ::factor])
+    small = one_hot(label_map[:, ::factor, ::factor], num_classes)
     height, width = label_map.shape[1:]
     down = _weights(height, factor, first, small.device)
     right = _weights(width, factor, first, small.device)
@@ -91,26 +91,28 @@ def closeness(squared_distance: Tensor) -> Tensor:
     return 1 / (1 + squared_distance.float().sqrt() / reach)
 
 
-def polygon_prior(label_map: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
+def polygon_prior(label_map: Tensor, num_classes: int, annotated: Tensor) -> tuple[Tensor, Tensor]:
     """Class probabilities of an incomplete mask, the nearest label's, and how close that is.
 
-    int64 [B,H,W], bool [B,1,H,W] -> float32 [B,34,H,W] and [B,1,H,W] in 0..1. A mask without any
+    int64 [B,H,W], bool [B,1,H,W] -> float32 [B,C,H,W] and [B,1,H,W] in 0..1. A mask without any
     annotated pixel says nothing: all classes are equally likely, and closeness is 0.
     """
     place, distance = nearest_annotated(annotated[:, 0])
     known = annotated.flatten(1).any(1)[:, None, None, None]
-    segmap = one_hot(nearest_label(label_map, place))
+    segmap = one_hot(nearest_label(label_map, place), num_classes)
     uniform = 1 / segmap.shape[1]
     return torch.where(known, segmap, uniform), closeness(distance)[:, None] * known
 
 
-def small_map_prior(label_map: Tensor, factor: int, first: int) -> tuple[Tensor, Tensor]:
+def small_map_prior(
+    label_map: Tensor, num_classes: int, factor: int, first: int
+) -> tuple[Tensor, Tensor]:
     """Class probabilities of a map made smaller, `interpolated`, and how close each pixel is to a
-    kept one: float32 [B,34,H,W] and [B,1,H,W] in 0..1."""
+    kept one: float32 [B,C,H,W] and [B,1,H,W] in 0..1."""
     batch, height, width = label_map.shape
     down, right = (_offsets(side, factor, first, label_map.device) for side in (height, width))
     near = closeness(down[:, None] ** 2 + right**2).expand(batch, 1, height, width)
-    return interpolated(label_map, factor, first), near
+    return interpolated(label_map, num_classes, factor, first), near
 
 
 def _offsets(size: int, factor: int, first: int, device: torch.device) -> Tensor:

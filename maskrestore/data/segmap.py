@@ -1,17 +1,17 @@
 """Label maps and segmentation maps: one-hot, edges, the image generator's input, colours."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrestore.data.labels import LABELS, NUM_CLASSES
+from maskrestore.config.labels import LabelSet
+from maskrestore.data.label_tables import colors_of
 
 
-def one_hot(label_map: Tensor, num_classes: int = NUM_CLASSES) -> Tensor:
-    """int64 [B,H,W], ids 0..num_classes-1 -> float32 [B,num_classes,H,W] of zeros and ones."""
+def one_hot(label_map: Tensor, num_classes: int) -> Tensor:
+    """int64 [B,H,W], numbers 0..num_classes-1 -> float32 [B,num_classes,H,W] of zeros and ones."""
     batch, height, width = label_map.shape
     segmap = torch.zeros(batch, num_classes, height, width, device=label_map.device)
     return segmap.scatter_(1, label_map[:, None], 1.0)
@@ -76,9 +76,9 @@ def _gumbel_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
 def generator_input(segmap: Tensor, edges: str | None, instance: Tensor | None = None) -> Tensor:
     """What an image generator sees: [B,C,H,W] classes -> [B,C+2,H,W], or [B,C+1,H,W] without edges.
 
-    Channel C is the official generators' label 34, which was never lit in their training and stays
-    zero here; the last channel is the edge map. edges: argmax | soft | zeros | instance, or None;
-    instance (int [B,H,W]) is needed for the last one only.
+    Channel C is the label behind Cityscapes' 34 in the official generators, never lit in their
+    training, and stays zero; the last channel is the edge map. edges: argmax | soft | zeros |
+    instance, or None; instance (int [B,H,W]) is needed for the last one only.
     """
     never_lit = torch.zeros_like(segmap[:, :1])
     if edges is None:
@@ -96,15 +96,10 @@ def generator_input(segmap: Tensor, edges: str | None, instance: Tensor | None =
     return torch.cat([segmap, never_lit, edge_channel.to(segmap.dtype)], dim=1)
 
 
-@cache
-def palette() -> Tensor:
-    """uint8 [34,3]: the RGB colour of each id."""
-    return torch.tensor([label.color for label in LABELS], dtype=torch.uint8)
-
-
-def colorize(label_map: Tensor) -> Tensor:
-    """int64 [B,H,W] ids -> uint8 [B,3,H,W] in the Cityscapes colours."""
-    return palette().to(label_map.device)[label_map].permute(0, 3, 1, 2).contiguous()
+def colorize(label_map: Tensor, labels: LabelSet) -> Tensor:
+    """int64 [B,H,W] -> uint8 [B,3,H,W] in the colours of the label set."""
+    palette = torch.from_numpy(colors_of(labels)).to(label_map.device)
+    return palette[label_map].permute(0, 3, 1, 2).contiguous()
 
 
 def to_uint8(image: Tensor) -> Tensor:

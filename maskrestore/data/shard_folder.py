@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from maskrestore.config.data import DataConfig
 from maskrestore.data.fetch import fetch, fetch_manifest
-from maskrestore.data.manifest import read_manifest
+from maskrestore.data.manifest import MANIFEST, labels_of, read_manifest
 from maskrestore.data.sample import Sample, decode
 from maskrestore.utils.errors import UserError
 
@@ -201,7 +201,7 @@ def find_bad_shards(
 
 
 def open_split(config: DataConfig, split: str, left_out: Collection[str] = ()) -> ShardFolder:
-    """The split that a run reads; UserError if its size is not the one of the settings."""
+    """The split that a run reads; UserError if its size or labels are not those of the settings."""
     fetch_manifest(config)
     folder = ShardFolder(config.shards, split, config.url, left_out)
     size = f"{folder.manifest['height']}x{folder.manifest['width']}"
@@ -209,5 +209,12 @@ def open_split(config: DataConfig, split: str, left_out: Collection[str] = ()) -
         raise UserError(
             f"data.size={config.size}, but the shards in {config.shards} are {size}: "
             f"write data.size={size}, or give another folder as data.shards"
+        )
+    labels = labels_of(folder.manifest, config.shards / MANIFEST)
+    if labels.sha256 != config.labels.sha256:
+        raise UserError(
+            f"data.labels={config.labels}, but the masks of the shards in {config.shards} are of "
+            f"{labels.name} ({labels.num_classes} classes): write data.labels=the same NAME or "
+            "FILE, or give another folder as data.shards"
         )
     return folder

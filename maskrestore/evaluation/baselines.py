@@ -62,13 +62,14 @@ def realign(label_map: Tensor, factor: int, sampling: str) -> Tensor:
     return padded[:, 0, shift:, shift:].long()
 
 
-def bilinear(label_map: Tensor, factor: int, sampling: str) -> Tensor:
+def bilinear(label_map: Tensor, num_classes: int, factor: int, sampling: str) -> Tensor:
     """The likeliest class where the kept pixels' one-hot maps are interpolated bilinearly.
 
     int64 [B,H,W] at full size, each kept pixel repeated over its block -> int64 [B,H,W]. Before the
-    first kept pixel and behind the last nothing changes. Of equally likely classes the lower id.
+    first kept pixel and behind the last nothing changes. Of equally likely classes the first.
     """
-    return interpolated(label_map, factor, first_kept(factor, sampling)).argmax(1)
+    first = first_kept(factor, sampling)
+    return interpolated(label_map, num_classes, factor, first).argmax(1)
 
 
 def restore_untrained(config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor) -> Tensor:
@@ -85,5 +86,6 @@ def restore_untrained(config: RunConfig, label_map: Tensor, valid: Tensor, image
     if config.baseline == "realign":
         return realign(label_map, config.degrade.factor, config.degrade.sampling)
     if config.baseline == "bilinear":
-        return bilinear(label_map, config.degrade.factor, config.degrade.sampling)
+        factor, sampling = config.degrade.factor, config.degrade.sampling
+        return bilinear(label_map, config.data.labels.num_classes, factor, sampling)
     return label_map

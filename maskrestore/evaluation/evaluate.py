@@ -17,6 +17,7 @@ from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import one_hot, to_uint8
 from maskrestore.distributed.processes import autocast
 from maskrestore.evaluation.baselines import restore_untrained
+from maskrestore.evaluation.counts import accuracies
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES, ImageDistances
 from maskrestore.evaluation.pictures import Album
 from maskrestore.evaluation.real_features import RealFeatures
@@ -54,13 +55,14 @@ def evaluate(
     if `batches` are the whole val split.
     """
     names = DISTANCE_NAMES[config.evaluation.features]
-    segmentation = None if config.task == "synthesis" else SegmentationMetrics()
+    labels = config.data.labels
+    segmentation = None if config.task == "synthesis" else SegmentationMetrics(labels)
     distances = None
     if image_generator is not None:
         weights = config.evaluation.inception_weights
         known = None if real_features is None else real_features.known
         distances = ImageDistances(config.evaluation.features, weights, known).to(device)
-    album = None if pictures is None else Album(pictures, config.evaluation.num_pictures)
+    album = None if pictures is None else Album(pictures, config.evaluation.num_pictures, labels)
     networks = [net for net in (mask_generator, image_generator) if net is not None]
 
     def measure() -> None:
@@ -77,12 +79,11 @@ def evaluate(
                     )
                 kinds = batch.kinds if config.degradation == "mixture" else ()
                 segmentation.update(batch.keys, restored, batch.fine, valid, confidence, kinds)
-                accu = (restored == batch.fine).flatten(1).double().mean(1)
+                accu = accuracies(restored, batch.fine, labels)
                 drawn |= {"input": degraded.byte(), "restored": restored.byte()}
             if image_generator is not None:
-                image = image_generator(
-                    one_hot(restored), edges, batch.instance, batch.keys, batch.image
-                )
+                segmap = one_hot(restored, labels.num_classes)
+                image = image_generator(segmap, edges, batch.instance, batch.keys, batch.image)
                 drawn["synthesized"] = to_uint8(image)
             if distances is not None:
                 distances.update(batch.image, drawn["synthesized"])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from maskrestore.config.labels import LabelSet
 from maskrestore.data.segmap import colorize
 from maskrestore.runs.figures import CAPTIONS
 from maskrestore.utils.files import write_atomically
@@ -17,8 +18,8 @@ class Album:
     """A folder of pictures {key}_{kind}.png: of the first `num_samples` samples, and of as many
     with the lowest and the highest accuracy of all that it was shown."""
 
-    def __init__(self, folder: Path, num_samples: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, num_samples: int, labels: LabelSet) -> None:
+        self._folder, self._labels = folder, labels
         self._num_left = num_samples
         self._extremes = [_Extremes(num_samples, sign) for sign in (1, -1)]
         self._written: set[Path] = set()
@@ -51,7 +52,8 @@ class Album:
         for kind, picture in pictures.items():
             path = self._folder / f"{key}_{kind}.png"
             if path not in self._written:
-                image = picture if picture.ndim == 3 else colorize(picture[None].long())[0]
+                is_mask = picture.ndim == 2
+                image = colorize(picture[None].long(), self._labels)[0] if is_mask else picture
                 drawn = image.permute(1, 2, 0).cpu().contiguous().numpy()
                 write_atomically(path, _png(Image.fromarray(drawn)))
                 self._written.add(path)

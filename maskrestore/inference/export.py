@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from maskrestore.config.inference import ExportConfig
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.inference.model_card import model_card
 from maskrestore.inference.trained_run import find_run
 from maskrestore.models.build import load_mask_generator
@@ -39,9 +38,9 @@ class MaskRestorer(nn.Module):
         self.mask_generator = load_mask_generator(self.run).eval().requires_grad_(False)
 
     def forward(self, label_map: Tensor, image: Tensor | None = None) -> Tensor:
-        """int64 [B,H,W] ids 0..33 (densify: 0 = not annotated; super_resolution: the small map
+        """int64 [B,H,W] class numbers (densify: 0 = not annotated; super_resolution: the small map
         with each pixel repeated), and with condition=mask_image uint8 [B,3,H,W] -> logits float32
-        [B,34,H,W]. H x W is the run's data.size."""
+        [B,C,H,W]. H x W is the run's data.size."""
         degraded, valid = degrade(self.run, label_map, label_map)
         pixels = label_map if image is None else image
         logits: Tensor = self.mask_generator(
@@ -53,7 +52,8 @@ class MaskRestorer(nn.Module):
         """A random mask, and an image where one is needed."""
         draw = torch.Generator().manual_seed(seed)
         size = (batch, *self.run.data.height_width)
-        label_map = torch.randint(0, NUM_CLASSES, size, generator=draw)
+        num_classes = self.run.data.labels.num_classes
+        label_map = torch.randint(0, num_classes, size, generator=draw)
         if not self.run.image_channels:
             return (label_map,)
         shape = (batch, 3, *size[1:])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from maskrestore.config.inference import Encoding
-from maskrestore.data.labels import KNOWN_BLACK
+from maskrestore.config.labels import LabelSet
 from maskrestore.data.pictures import Mask
 from maskrestore.inference.encodings import decode, detect
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.file_names import PICTURES, is_hidden, plain
+from maskrestore.utils.file_names import KNOWN_BLACK, PICTURES, is_hidden, plain
 
 COARSE = "_gtCoarse_labelIds.png"
 """How Cityscapes names its coarse masks; {split}/{city}/{city}_{sequence}_{frame} stands before."""
@@ -184,15 +184,15 @@ class _Pictures:
         }
 
 
-def read_mask(path: Path) -> Mask:
-    """A mask's PNG, not yet as ids. UserError names the file and what is wrong with it."""
+def read_mask(path: Path, labels: LabelSet) -> Mask:
+    """A mask's PNG, not yet as class numbers. UserError names the file and what is wrong."""
     try:
-        return decode(path.read_bytes())
+        return decode(path.read_bytes(), labels)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def detect_encoding(masks: Sequence[MaskFile]) -> Encoding:
+def detect_encoding(masks: Sequence[MaskFile], labels: LabelSet) -> Encoding:
     """The encoding of all masks, by a look at some of them; unreadable ones are left for later.
 
     UserError if none can be read, or if they leave it open.
@@ -201,13 +201,13 @@ def detect_encoding(masks: Sequence[MaskFile]) -> Encoding:
     step = max(1, len(masks) // NUM_LOOKED_AT)
     for mask in masks[::step][:NUM_LOOKED_AT]:
         try:
-            looks.append((mask.name, read_mask(mask.path)))
+            looks.append((mask.name, read_mask(mask.path, labels)))
         except UserError as error:
             problems.append(str(error))
     if not looks:
         raise UserError("none of the masks looked at can be read:\n  " + "\n  ".join(problems))
     try:
-        return detect(looks)
+        return detect(looks, labels)
     except ValueError as error:
         raise UserError(f"encoding=auto: {error}") from error
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from maskrestore.config.labels import LabelSet
 from maskrestore.config.run import RunConfig
 from maskrestore.runs import provenance
 from maskrestore.runs.figures import SHARES
@@ -12,7 +13,7 @@ from maskrestore.utils.files import file_sha256
 
 CARD = """# Mask generator: {task}
 
-Restores incomplete semantic segmentation masks with the 34 label ids of Cityscapes. Trained by
+Restores incomplete semantic segmentation masks with the {classes}. Trained by
 maskrestore (after Ahn & Sull, "Semantic Segmentation Restoration Using Pretrained Image Synthesis
 Model", 2021). {purpose}
 
@@ -28,7 +29,8 @@ Model", 2021). {purpose}
 
 {files}
 
-Input: {inputs}. Output: logits, float32 [B,34,{height},{width}].
+Input: {inputs}. Output: logits, float32 [B,{num_classes},{height},{width}].
+{numbers}
 
 ```python
 import torch
@@ -53,12 +55,13 @@ settings of the run, less its paths, as JSON in its metadata (`config`).
 def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
     """Markdown. files: a line on each exported file; inputs: shapes and dtypes of what it takes."""
     height, width = run.data.height_width
+    labels = run.data.labels
     smaller = run.task == "super_resolution"
     purpose = (
         f"Its input is a map that was made {run.degrade.factor} times smaller (sampling: "
         f"{run.degrade.sampling}), each pixel repeated to the full size."
         if smaller
-        else "Its input is a mask of which only a part is annotated; id 0 = nobody annotated it."
+        else "Its input is a mask of which only a part is annotated; 0 = nobody annotated it."
     )
     weights = run.run / "mask_generator.pth"
     facts: dict[str, Any] = {
@@ -67,6 +70,7 @@ def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
         "sees": run.condition.replace("_", " and "),
         "data": f"{run.data.source}, {run.data.size} (height x width)",
         "images seen in training": run.total_images,
+        "labels": f"{labels.name}, sha256 {labels.sha256}",
         "seed": run.seed,
         "network": f"width {run.mask_generator.width}, hidden {run.mask_generator.hidden}",
         "mask_generator.pth": f"sha256 {file_sha256(weights)}",
@@ -75,6 +79,11 @@ def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
     }
     return CARD.format(
         task=run.task,
+        classes=f"{labels.num_classes} label ids of Cityscapes"
+        if labels.has_unlabeled_class
+        else f"{len(labels.classes)} classes of {labels.name}",
+        num_classes=labels.num_classes,
+        numbers=_numbers(labels),
         purpose=purpose,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
         figures=_figures(run),
@@ -84,6 +93,15 @@ def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
         height=height,
         width=width,
     )
+
+
+def _numbers(labels: LabelSet) -> str:
+    """What the channels stand for, where that are not the ids themselves."""
+    if all(number == entry.id for number, entry in enumerate(labels.by_number)):
+        return ""
+    entries = enumerate(labels.by_number)
+    listed = ", ".join(f"{number} {entry.name} (id {entry.id})" for number, entry in entries)
+    return f"Both count classes by their numbers: {listed}.\n"
 
 
 def _commit(run: RunConfig) -> str | None:

@@ -47,7 +47,8 @@ class Networks:
         is drawn; image: uint8 [H,W,3], for one that is taken of it."""
         if self._image_generator is None:
             raise RuntimeError("no image generator was loaded")
-        segmap = one_hot(label_map[None].to(self._device).long())
+        num_classes = self._run.data.labels.num_classes
+        segmap = one_hot(label_map[None].to(self._device).long(), num_classes)
         real = None
         if image is not None:
             real = torch.from_numpy(image)[None].permute(0, 3, 1, 2).to(self._device)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from maskrestore.config.inference import Encoding, RestoreConfig
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
-from maskrestore.data.labels import UNANNOTATED
 from maskrestore.data.pictures import Pixels, read_image
-from maskrestore.inference.encodings import from_ids, to_ids
+from maskrestore.inference.encodings import from_numbers, to_numbers
 from maskrestore.inference.mask_files import MaskFile, read_mask
 from maskrestore.inference.networks import Networks
 from maskrestore.inference.tiling import (
@@ -31,9 +31,9 @@ from maskrestore.utils.errors import UserError
 
 @dataclass
 class OpenMask:
-    """A mask that was read. given: uint8 [H,W] ids at the size of the restored one; image: uint8
-    [H,W,3] or None; fitted takes the logits of the pieces; stamp: of the files when they were
-    read; num_left: pieces without logits."""
+    """A mask that was read. given: uint8 [H,W] class numbers at the size of the restored one;
+    image: uint8 [H,W,3] or None; fitted takes the logits of the pieces; stamp: of the files when
+    they were read; num_left: pieces without logits."""
 
     file: MaskFile
     given: Tensor
@@ -49,6 +49,7 @@ class Processor:
 
     def __init__(self, config: RestoreConfig, run: RunConfig, encoding: Encoding) -> None:
         self._config, self._run, self._encoding = config, run, encoding
+        self._labels = run.data.labels
         self._keeps_annotated = config.keeps_annotated(run)
         self._factor = run.degrade.factor if run.task == "super_resolution" else 1
 
@@ -56,12 +57,13 @@ class Processor:
         """UserError names the file and what is wrong with it."""
         stamp = file.stamp()
         try:
-            ids = torch.from_numpy(to_ids(read_mask(file.path), self._encoding))
+            mask = read_mask(file.path, self._labels)
+            numbers = torch.from_numpy(to_numbers(mask, self._encoding, self._labels))
         except ValueError as error:
             raise UserError(f"{file.path}: {error}") from error
-        given = repeat(ids, self._factor)
+        given = repeat(numbers, self._factor)
         image = self._read_image(file, given.shape)
-        fitted, pieces = self._fit(ids, image if self._run.image_channels else None)
+        fitted, pieces = self._fit(numbers, image if self._run.image_channels else None)
         return OpenMask(file, given, image, fitted, pieces, stamp, len(fitted))
 
     def _read_image(self, file: MaskFile, size: Sequence[int]) -> Pixels | None:
@@ -77,12 +79,12 @@ class Processor:
             )
         return image
 
-    def _fit(self, ids: Tensor, image: Pixels | None) -> tuple[Tiles | Shrunk, Pieces]:
+    def _fit(self, numbers: Tensor, image: Pixels | None) -> tuple[Tiles | Shrunk, Pieces]:
         size, factor = self._run.data.height_width, self._factor
         if self._config.fit == "tile":
-            return fit_tiles(ids, image, size, factor, self._config.overlap)
+            return fit_tiles(numbers, image, size, factor, self._config.overlap)
         sampling = self._run.degrade.sampling if factor > 1 else "center"
-        return fit_whole(ids, image, size, factor, sampling)
+        return fit_whole(numbers, image, size, factor, sampling)
 
     def finish(
         self, mask: OpenMask, networks: Networks
@@ -102,14 +104,14 @@ class Processor:
             labels = np.where(annotated, given, labels)
             confidence = np.where(annotated, confidence_given, confidence)
         files = {
-            "restored": from_ids(labels, self._encoding),
+            "restored": from_numbers(labels, self._encoding, self._labels),
             "confidence": np.ascontiguousarray(confidence),
-            "overlay": overlay(labels, ~annotated, contradicted, mask.image),
+            "overlay": overlay(labels, self._labels, ~annotated, contradicted, mask.image),
         }
         if self._config.augment:
             small = resize_nearest(torch.from_numpy(labels), self._run.data.height_width)
             files["synthesized"] = networks.synthesize(small, mask.file.name, mask.image)
-            files["synthesized_mask"] = from_ids(small.numpy(), self._encoding)
+            files["synthesized_mask"] = from_numbers(small.numpy(), self._encoding, self._labels)
         return files, figures(annotated, contradicted, confidence, self._config.regions)
 
 

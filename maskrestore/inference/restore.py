@@ -136,7 +136,9 @@ def _make_accelerator(config: RestoreConfig, run: RunConfig) -> Accelerator:
 def _plan(config: RestoreConfig, run: RunConfig) -> Plan:
     check_apart(config.output, config.input)
     masks, notes = find_masks(config.input, config.images)
-    encoding = detect_encoding(masks) if config.encoding == "auto" else config.encoding
+    encoding = config.encoding
+    if encoding == "auto":
+        encoding = detect_encoding(masks, run.data.labels)
     generator = run.generator.path if config.augment else None
     if generator is not None and not generator.is_file():
         raise UserError(

@@ -5,7 +5,6 @@ from typing import Any
 
 from maskrestore.config.inference import RestoreConfig
 from maskrestore.config.run import RunConfig
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.weights import load_weights
 from maskrestore.runs.resume_check import read_run_config
 from maskrestore.utils.errors import ConfigError, UserError
@@ -42,10 +41,11 @@ def find_run(given: Path, setting: str) -> RunConfig:
             "started it continues it"
         )
     logits = load_weights(weights).get("conv_logits.weight")
-    if logits is not None and len(logits) != NUM_CLASSES:
+    labels = run.data.labels
+    if logits is not None and len(logits) != labels.num_classes:
         raise UserError(
-            f"{weights}: restores {len(logits)} classes, but the masks here have {NUM_CLASSES} "
-            f"(ids 0..{NUM_CLASSES - 1} of Cityscapes)"
+            f"{weights}: restores {len(logits)} classes, but data.labels of {folder}/config.yaml "
+            f"is {labels.name}, which has {labels.num_classes}"
         )
     return run.model_copy(update={"run": folder})
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maskrestore.data.labels import LABELS
+from maskrestore.config.labels import LabelSet
+from maskrestore.data.label_tables import colors_of
 from maskrestore.data.pictures import Pixels
 
 HALF = 128
@@ -35,16 +36,17 @@ def least_confident(confidence: Pixels, num_regions: int) -> list[tuple[int, int
 
 def overlay(
     restored: Pixels,
+    labels: LabelSet,
     added: NDArray[np.bool_],
     contradicted: NDArray[np.bool_],
     image: Pixels | None,
 ) -> Pixels:
-    """uint8 [H,W,3] to look at. restored: ids, uint8 [H,W]; image: uint8 [H,W,3].
+    """uint8 [H,W,3] to look at. restored: class numbers, uint8 [H,W]; image: uint8 [H,W,3].
 
     With an image, half of it and half of the classes' colours. Without one the colours, those
     `added` to the annotation lighter, and `contradicted` annotation in CONTRADICTED.
     """
-    colors = np.array([label.color for label in LABELS], np.uint8)[restored]
+    colors = colors_of(labels)[restored]
     if image is not None:
         return colors // 2 + image // 2
     colors[added] = colors[added] // 2 + 127

@@ -3,7 +3,6 @@
 import torch
 
 from maskrestore.config.run import RunConfig
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.generators.files import GeneratorFile, read_generator
 from maskrestore.models.generators.image_generator import Form, ImageGenerator
@@ -18,7 +17,7 @@ from maskrestore.utils.errors import ConfigError, UserError
 def make_mask_generator(config: RunConfig) -> MaskGenerator:
     """The mask generator of these settings, with random weights, on the CPU."""
     return MaskGenerator(
-        NUM_CLASSES,
+        config.data.labels.num_classes,
         config.mask_generator.width,
         config.mask_generator.hidden,
         config.data.height_width,
@@ -55,12 +54,12 @@ def load_frozen_generator(config: RunConfig, device: torch.device) -> ImageGener
                 "run with task=synthesis)"
             )
         return None
-    return _made(config, read_generator(path, NUM_CLASSES), device)
+    return _made(config, read_generator(path, config.data.labels), device)
 
 
 def load_trained_generator(config: RunConfig, device: torch.device) -> ImageGenerator:
     """The image generator that the run itself has trained, frozen. UserError if it does not fit."""
-    return _made(config, read_generator(config.run / "generator.pth", NUM_CLASSES), device)
+    return _made(config, read_generator(config.run / "generator.pth", config.data.labels), device)
 
 
 def freeze(config: RunConfig, generator: SPADEGenerator, device: torch.device) -> ImageGenerator:
@@ -68,8 +67,9 @@ def freeze(config: RunConfig, generator: SPADEGenerator, device: torch.device) -
     distributed.frozen_precision."""
     frozen = FrozenGenerator(generator, config.distributed.activation_checkpointing)
     network = in_precision(frozen.to(device), config.distributed.frozen_precision)
-    form = Form("SPADE", NUM_CLASSES + 1, wants_edges=True)
-    return ImageGenerator(network, form, generator.size).to(device)
+    labels = config.data.labels
+    form = Form("SPADE", labels.num_classes + 1, wants_edges=True)
+    return ImageGenerator(network, form, labels, generator.size).to(device)
 
 
 def _made(config: RunConfig, file: GeneratorFile, device: torch.device) -> ImageGenerator:
@@ -100,4 +100,4 @@ def _made(config: RunConfig, file: GeneratorFile, device: torch.device) -> Image
     network = file.make(size, config.distributed.activation_checkpointing, style is not None)
     network = network.requires_grad_(False).to(device)
     network = in_precision(network, config.distributed.frozen_precision)
-    return ImageGenerator(network, form, size, style).to(device)
+    return ImageGenerator(network, form, config.data.labels, size, style).to(device)

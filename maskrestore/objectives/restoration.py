@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
@@ -58,7 +59,10 @@ class Restoration(Objective):
         self.class_weights: Tensor | None = None
         if config.weights.class_balance:
             train = read_manifest(config.data.shards)["splits"]["train"]
-            self.class_weights = class_weights(train["class_pixels"], config.weights.class_balance)
+            pixels = list(train["class_pixels"])
+            if not config.data.labels.has_unlabeled_class:
+                pixels[UNANNOTATED] = 0
+            self.class_weights = class_weights(pixels, config.weights.class_balance)
         self.networks = {"mask_generator": make_mask_generator(config)}
 
     def phases(self) -> list[Phase]:
@@ -126,7 +130,8 @@ class Restoration(Objective):
             return image
         chosen = torch.tensor(drawn, device=image.device)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            segmap = one_hot(batch.fine, config.data.labels.num_classes)
             drawn_image = self.image_generator(
-                one_hot(batch.fine), "instance", batch.instance, batch.keys, image
+                segmap, "instance", batch.instance, batch.keys, image
             )
         return torch.where(chosen[:, None, None, None], to_uint8(drawn_image), image)

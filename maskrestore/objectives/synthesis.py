@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input, one_hot, to_unit_range
 from maskrestore.models.discriminator import MultiscaleDiscriminator
@@ -28,7 +27,7 @@ class Synthesis(Objective):
         self.config = config
         self.perceptual_loss = perceptual_loss
         shape = config.generator
-        num_channels = NUM_CLASSES + 2
+        num_channels = config.data.labels.num_classes + 2
         self.networks = {
             "generator": SPADEGenerator(
                 num_channels, shape.width, shape.hidden, config.data.height_width
@@ -84,7 +83,8 @@ class Synthesis(Objective):
         return {"discriminator": hinge_discriminator_loss(real, fake)}
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        segmap = generator_input(one_hot(batch.fine), "instance", batch.instance)
+        segmap = one_hot(batch.fine, self.config.data.labels.num_classes)
+        segmap = generator_input(segmap, "instance", batch.instance)
         return segmap, to_unit_range(batch.image)
 
 

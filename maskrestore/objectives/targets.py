@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
@@ -51,10 +52,13 @@ def target_of(config: RunConfig, batch: Batch, teacher: Teacher | None) -> Tenso
     if config.target == "true":
         few = config.data.num_true_masks
         hidden = [not has_true_mask(position, few) for position in batch.positions]
+        fine = batch.fine
+        if not config.data.labels.has_unlabeled_class:
+            fine = fine.masked_fill(fine == UNANNOTATED, IGNORED)
         if not any(hidden):
-            return batch.fine
-        where = torch.tensor(hidden, device=batch.fine.device)[:, None, None]
-        return batch.fine.masked_fill(where, IGNORED)
+            return fine
+        where = torch.tensor(hidden, device=fine.device)[:, None, None]
+        return fine.masked_fill(where, IGNORED)
     if teacher is not None:
         restored: Tensor = teacher(batch)
         return restored

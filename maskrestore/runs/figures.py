@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """A share (0..1) is written in %, a distance as it is. name: the heading of its column. short:
-    what it is called where there is room for one word. caption: what the heading leaves open."""
+    """A share (0..1) is written in %, a distance as it is. name: the heading of its column, for the
+    19 classes that Cityscapes evaluates. short: what it is called where there is room for one word.
+    caption: what the heading leaves open."""
 
     name: str
     short: str = ""
@@ -22,6 +23,10 @@ class Figure:
     def factor(self) -> int:
         """From a value to the number that is written."""
         return 100 if self.is_share else 1
+
+    def heading(self, num_evaluated: int) -> str:
+        """`name` with the number of classes that the label set evaluates."""
+        return self.name.replace("(19)", f"({num_evaluated})")
 
     def text(self, value: float, spread: float | None = None) -> str:
         """A value and its standard deviation, if given, as a table has them: without a unit."""
@@ -38,7 +43,7 @@ FIGURES = {
     "accu": Figure("accu", short="accuracy"),
     "accu19": Figure(
         "accu (19)",
-        caption="over the pixels whose true class is one of the 19 evaluated ones",
+        caption="over the pixels whose true class is one of the evaluated ones",
     ),
     "accu_annotated": Figure("accu, annotated"),
     "accu_unannotated": Figure("accu, not annotated"),

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrestore.data.labels import LABEL_ID
+from shards.sources.source import LABEL_ID
 
 Floats = NDArray[np.floating[Any]]
 Color = Sequence[float] | Floats

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
-from maskrestore.data.labels import KNOWN_BLACK, NUM_CLASSES
 from maskrestore.data.pictures import read_header, read_image
 from maskrestore.data.sample import Sample
 from maskrestore.inference.encodings import meaning_of_palette
 from maskrestore.utils.errors import ConfigError, UserError
-from maskrestore.utils.file_names import plain, visible
+from maskrestore.utils.file_names import KNOWN_BLACK, plain, visible
 from shards.sources.coarse import simulate_coarse
 from shards.sources.source import (
+    CITYSCAPES,
     COUNTABLE,
+    FRAME_IDS,
+    NUM_CLASSES,
     Ids,
     Item,
     Source,
@@ -173,7 +175,7 @@ def _unequal_sizes(items: list[Item], sizes: list[tuple[int, int] | None]) -> li
     ]
 
 
-def _read(height: int, width: int, seed: int, item: Item) -> Sample | None:
+def _read(height: int, width: int, seed: int, item: Item) -> Sample | str:
     arrays: list[Any] = []
     problems: list[str] = []
     for path, dtype in zip(item.files, (None, np.uint8, np.uint16, np.uint8), strict=False):
@@ -188,21 +190,21 @@ def _read(height: int, width: int, seed: int, item: Item) -> Sample | None:
         raise UserError("\n".join(problems))
     image, fine, instance, *annotated = arrays
     if np.all(image == image[0, 0]):
-        return None
+        return left_out(item.key)
     if annotated:
         [coarse] = annotated
     elif item.files[1].stem.endswith(COARSE[1]):
         coarse = fine
     else:
         rng = np.random.default_rng([seed, zlib.crc32(item.key.encode())])
-        coarse = simulate_coarse(fine, instance, rng)
+        coarse = simulate_coarse(fine, instance, rng, FRAME_IDS)
     return Sample(item.key, image, fine, coarse, instance)
 
 
 def _read_ids(path: Path, dtype: type[Ids]) -> NDArray[Ids]:
     """The ids of a mask; UserError if there are some that Cityscapes has not."""
     mask = read_mask(path)
-    meaning = meaning_of_palette(mask)
+    meaning = meaning_of_palette(mask, CITYSCAPES)
     if meaning in ("colors", "train_ids"):
         raise UserError(
             f"{path}: its palette says that it holds {meaning}; give label ids, as grey of 8 bits"

@@ -1,23 +1,26 @@
 """Coarse annotation, simulated: what an annotator draws in a few minutes instead of an hour."""
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrestore.data.labels import LABEL_ID, UNANNOTATED
-
-FRAME_IDS = tuple(LABEL_ID[name] for name in ("ego vehicle", "rectification border", "out of roi"))
-"""Regions that belong to the camera, not to the scene: the same in every image, never redrawn."""
+from maskrestore.config.labels import UNANNOTATED
 
 
 def simulate_coarse(
-    fine: NDArray[np.uint8], instance: NDArray[np.uint16], rng: np.random.Generator
+    fine: NDArray[np.uint8],
+    instance: NDArray[np.uint16],
+    rng: np.random.Generator,
+    frame: Collection[int] = (),
 ) -> NDArray[np.uint8]:
     """Polygons inside each region: fine uint8 [H,W], instance uint16 [H,W] -> uint8 [H,W].
 
     Modelled on gtCoarse of Cityscapes (Cordts et al. 2016, section 2.2: 67.5 % of the pixels are
     annotated, 97 % of those agree with the fine mask): few vertices, gaps along every border,
     small things missing. 0 = not annotated. The margins grow with the height of the image.
+    frame: classes of the camera itself, which are never redrawn.
     """
     height, width = fine.shape
     # About 33 pixels at the full size of Cityscapes.
@@ -29,8 +32,8 @@ def simulate_coarse(
     # Large regions first: things stand in front of the stuff that surrounds them.
     for region in regions[np.argsort(-sizes, kind="stable")]:
         mask = (identity == region).astype(np.uint8)
-        label = int(region // 1000 if region >= 1000 else region)
-        if label in FRAME_IDS:
+        label = int(fine[np.unravel_index(mask.argmax(), mask.shape)])
+        if label in frame:
             coarse[mask > 0] = label
             continue
         # Outside the image counts as inside the region: annotators draw up to the image border.

@@ -9,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskrestore.data.labels import LABELS, NUM_CLASSES, UNANNOTATED
+from maskrestore.config.labels import UNANNOTATED, LabelSet, load_labels
 from maskrestore.data.pictures import Header, Mask, decode_mask, read_header
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import UserError
 
-COUNTABLE = [label.id for label in LABELS if label.has_instances]
+CITYSCAPES = load_labels("cityscapes")
+"""What the sources but one are read as; its numbers are its ids."""
+LABEL_ID = CITYSCAPES.number
+NUM_CLASSES = CITYSCAPES.num_classes
+FRAME_IDS = tuple(LABEL_ID[name] for name in ("ego vehicle", "rectification border", "out of roi"))
+"""Regions that belong to the camera, not to the scene: the same in every image, never redrawn."""
+COUNTABLE = CITYSCAPES.countable
+FIRST_INSTANCE = 1000
+"""Instance maps hold class numbers, and from this number on single things."""
 Ids = TypeVar("Ids", np.uint8, np.uint16)
 
 
@@ -31,14 +39,15 @@ class Source:
     """A data set whose files are all there and, as far as their headers say, as they must be.
 
     coarse: whether people drew the coarse masks. notes: for the manifest and the screen.
-    read: decodes and checks one item; None for a black picture, which is left out. Picklable, so
+    read: decodes and checks one item, or says why it is left out. Picklable, so
     that other processes can call it; UserError with a line for each problem.
     """
 
     coarse: Literal["annotated", "simulated"]
     notes: tuple[str, ...]
     splits: dict[str, tuple[Item, ...]]
-    read: Callable[[Item], Sample | None]
+    read: Callable[[Item], Sample | str]
+    labels: LabelSet = CITYSCAPES
 
 
 def read_ids_header(path: Path, bits: int) -> Header:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
-from maskrestore.data.labels import LABEL_ID, NUM_CLASSES
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import ConfigError
 from shards.sources.canvas import Canvas, Floats, building, pole, tree
 from shards.sources.coarse import simulate_coarse
-from shards.sources.source import Item, Source
+from shards.sources.source import FRAME_IDS, LABEL_ID, NUM_CLASSES, Item, Source
 from shards.sources.traffic import bicycle, bin_box, car, large_vehicle, person
 
 OVERSAMPLING = 2
@@ -48,7 +47,7 @@ def draw(seed: int, index: int, height: int, width: int) -> Sample:
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     instance = np.ascontiguousarray(canvas.identity[::OVERSAMPLING, ::OVERSAMPLING])
     fine = np.where(instance >= 1000, instance // 1000, instance).astype(np.uint8)
-    coarse = simulate_coarse(fine, instance, rng)
+    coarse = simulate_coarse(fine, instance, rng, FRAME_IDS)
     return Sample(f"scene_{seed}_{index:010}", pixels, fine, coarse, instance)
 
 

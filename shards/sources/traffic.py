@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from maskrestore.data.labels import LABEL_ID
 from shards.sources.canvas import GLASS, Canvas, Floats, wheel
+from shards.sources.source import LABEL_ID
 
 CLOTHES = (
     (0.12, 0.12, 0.15), (0.2, 0.22, 0.35), (0.6, 0.15, 0.15), (0.35, 0.35, 0.36),

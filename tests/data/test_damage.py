@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from label_sets import CITYSCAPES
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.damage import (
-    CONFUSED,
     KINDS,
     MAX_STROKES,
     MIN_REGION,
@@ -31,6 +31,8 @@ from maskrestore.data.loader import Batch, training_batches, val_batches
 from maskrestore.data.sample import Sample
 from maskrestore.data.shard_folder import ShardFolder
 from shards.write import WriteConfig, write_shards
+
+CONFUSED = CITYSCAPES.confused
 
 
 def draws(seed: int = 0) -> np.random.Generator:
@@ -115,7 +117,7 @@ def test_wrong_labels_are_those_of_whole_regions(scene: Sample, parts: NDArray[n
     eligible = np.flatnonzero(known & (areas >= MIN_REGION * parts.size))
     alike = 0
     for seed in range(20):
-        wrong = labels(scene.fine, scene.instance, draws(seed))
+        wrong = labels(scene.fine, scene.instance, draws(seed), CONFUSED)
         new = np.zeros(len(areas), int)
         new[parts] = wrong
         assert np.array_equal(new[parts], wrong)
@@ -128,7 +130,7 @@ def test_wrong_labels_are_those_of_whole_regions(scene: Sample, parts: NDArray[n
             assert new[region] in group or new[region] in names[eligible]
     assert 0.3 < alike / (20 * round(WRONG * len(eligible))) < 0.9
     one = np.full((8, 8), 23, np.uint8)  # nothing else that it could be called
-    assert np.array_equal(labels(one, one.astype(int), draws()), one)
+    assert np.array_equal(labels(one, one.astype(int), draws(), CONFUSED), one)
 
 
 @pytest.mark.parametrize("sampling", ["corner", "center"])
@@ -140,29 +142,31 @@ def test_smaller_maps_are_those_of_super_resolution(
     expected = nearest_upsample(nearest_downsample(fine, factor, sampling), factor)[0]
     made = smaller(scene.fine, factor, sampling)
     assert np.array_equal(made, expected.numpy())
-    again, kind = damage(scene, f"smaller_{factor}", sampling, 0)
+    again, kind = damage(scene, f"smaller_{factor}", sampling, 0, CONFUSED)
     assert np.array_equal(again.coarse, made)
     assert kind == f"smaller_{factor}"
 
 
 def test_the_seed_decides_and_only_the_coarse_mask_changes(scene: Sample) -> None:
     for kind in ("drop", "scribbles", "boundary", "labels"):
-        first, again, other = (damage(scene, kind, "corner", seed)[0] for seed in (1, 1, 2))
+        first, again, other = (
+            damage(scene, kind, "corner", seed, CONFUSED)[0] for seed in (1, 1, 2)
+        )
         assert np.array_equal(first.coarse, again.coarse), kind
         assert not np.array_equal(first.coarse, other.coarse), kind
         assert first.coarse.dtype == np.uint8
         assert replace(first, coarse=scene.coarse) == scene
-    assert damage(scene, "task", "corner", 1) == (scene, "task")
+    assert damage(scene, "task", "corner", 1, CONFUSED) == (scene, "task")
 
 
 def test_a_mixture_has_all_kinds_in_equal_parts() -> None:
     maps = [np.full((16, 16), value) for value in (7, 11, 0)]
     tiny = Sample("k", np.zeros((16, 16, 3), np.uint8), *(m.astype(np.uint8) for m in maps))
-    counts = Counter(damage(tiny, "mixture", "corner", seed)[1] for seed in range(800))
+    counts = Counter(damage(tiny, "mixture", "corner", seed, CONFUSED)[1] for seed in range(800))
     assert set(counts) == set(KINDS)
     assert all(60 < count < 145 for count in counts.values())  # 100 and 4.7 standard deviations
-    given = {damage(tiny, "mixture", "corner", s)[1]: s for s in range(100)}
-    assert (damage(tiny, "mixture", "corner", given["task"])[0].coarse == 11).all()
+    given = {damage(tiny, "mixture", "corner", s, CONFUSED)[1]: s for s in range(100)}
+    assert (damage(tiny, "mixture", "corner", given["task"], CONFUSED)[0].coarse == 11).all()
 
 
 # The loader.

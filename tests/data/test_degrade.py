@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from label_sets import CITYSCAPES, NUM_CLASSES
 from PIL import Image
 
 from maskrestore.config.run import load_config
@@ -74,9 +75,9 @@ def test_realign_takes_the_nearest_kept_pixel() -> None:
 def test_bilinear_by_hand() -> None:
     """One row of blocks of 4: kept pixels of ids 5, 9, 7, at columns 0, 4, 8 or 2, 6, 10."""
     label_map = nearest_upsample(torch.tensor([[[5, 9, 7]]]), 4)
-    corner = bilinear(label_map, 4, "corner")[0]
+    corner = bilinear(label_map, NUM_CLASSES, 4, "corner")[0]
     assert corner.tolist() == [[5, 5, 5, 9, 9, 9, 7, 7, 7, 7, 7, 7]] * 4  # ties at columns 2, 6
-    center = bilinear(label_map, 4, "center")[0]
+    center = bilinear(label_map, NUM_CLASSES, 4, "center")[0]
     assert center.tolist() == [[5, 5, 5, 5, 5, 9, 9, 9, 7, 7, 7, 7]] * 4  # ties at columns 4, 8
 
 
@@ -86,7 +87,9 @@ def test_bilinear_is_the_argmax_of_the_interpolated_one_hot_map(factor: int, sam
     small = torch.randint(0, 6, (2, 4, 6), generator=torch.Generator().manual_seed(factor))
     kept = [np.arange(n) * factor + (0 if sampling == "corner" else factor // 2) for n in (4, 6)]
     for label, restored in zip(
-        small.numpy(), bilinear(nearest_upsample(small, factor), factor, sampling), strict=True
+        small.numpy(),
+        bilinear(nearest_upsample(small, factor), NUM_CLASSES, factor, sampling),
+        strict=True,
     ):
         soft = np.eye(34)[label]  # [4,6,34]
         soft = np.apply_along_axis(
@@ -147,13 +150,13 @@ def test_the_configs_baseline_is_what_runs(words: list[str]) -> None:
     coarse = blobs()
     coarse[:, 10:20] = 0
     degraded, valid = degrade(config, blobs(), coarse)
-    image = colorize(blobs())
+    image = colorize(blobs(), CITYSCAPES)
     kept = torch.zeros(valid[:, 0].shape, dtype=torch.bool)
     kept[:, ::8, ::8] = True
     expected = {
         "fill": lambda: fill(degraded, valid),
         "realign": lambda: realign(degraded, 8, "corner"),
-        "bilinear": lambda: bilinear(degraded, 8, "corner"),
+        "bilinear": lambda: bilinear(degraded, NUM_CLASSES, 8, "corner"),
         "random_walker": lambda: random_walker(
             degraded, kept if config.task == "super_resolution" else valid[:, 0], image
         ),

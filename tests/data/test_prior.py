@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_sets import NUM_CLASSES, one_hot
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from maskrestore.data.prior import (
     polygon_prior,
     small_map_prior,
 )
-from maskrestore.data.segmap import one_hot
 
 
 def by_looking_at_all(annotated: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def test_large_maps_have_scipys_distances() -> None:
 def test_a_mask_without_annotation_says_nothing_and_says_so() -> None:
     label_map = torch.zeros(2, 32, 64, dtype=torch.int64)
     label_map[0, 5, 7] = 23
-    segmap, near = polygon_prior(label_map, (label_map != 0)[:, None])
+    segmap, near = polygon_prior(label_map, NUM_CLASSES, (label_map != 0)[:, None])
     assert torch.equal(segmap[0], one_hot(torch.full((1, 32, 64), 23))[0])
     assert near[0, 0, 5, 7] == 1
     assert torch.equal(segmap[1], torch.full((34, 32, 64), 1 / 34))
@@ -75,10 +75,10 @@ def test_closeness_is_a_half_at_a_sixteenth_of_the_height() -> None:
 def test_a_small_maps_prior_is_its_interpolated_classes(factor: int, first: int) -> None:
     small = torch.randint(0, 6, (2, 2, 4), generator=torch.Generator().manual_seed(factor))
     label_map = small.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    segmap, near = small_map_prior(label_map, factor, first)
-    assert torch.equal(segmap, interpolated(label_map, factor, first))
+    segmap, near = small_map_prior(label_map, NUM_CLASSES, factor, first)
+    assert torch.equal(segmap, interpolated(label_map, NUM_CLASSES, factor, first))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(segmap, interpolated(label_map, factor, first))
+        assert torch.equal(segmap, interpolated(label_map, NUM_CLASSES, factor, first))
     torch.testing.assert_close(segmap.sum(1), torch.ones(label_map.shape))
     kept = segmap[..., first::factor, first::factor]
     assert torch.equal(kept, one_hot(small))

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from label_sets import CITYSCAPES, EVALUATED_IDS, LABEL_ID, NUM_CLASSES
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from maskrestore.data.labels import EVALUATED_IDS, LABEL_ID, NUM_CLASSES
 from maskrestore.evaluation.boundary import band, band_width, contour, contours_met
 from maskrestore.evaluation.segmentation import SegmentationMetrics
 
@@ -91,7 +91,7 @@ def plain_figures(true: Map, restored: Map) -> dict[str, float]:
 
 
 def figures(true: Tensor, restored: Tensor) -> dict[str, Any]:
-    metric = SegmentationMetrics()
+    metric = SegmentationMetrics(CITYSCAPES)
     keys = [str(number) for number in range(len(true))]
     metric.update(keys, restored.long(), true.long(), torch.ones_like(true[:, None]).bool())
     return metric.compute()

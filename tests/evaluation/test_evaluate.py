@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ROOT
+from label_sets import NUM_CLASSES, one_hot
 from tiny_evaluation import CPU, SHARES, FillRoad, Painter, batch_of, config_of, figures_of
 from tiny_runs import end_of, start_ranks
 from torch import Tensor, nn
 
-from maskrestore.data.labels import NUM_CLASSES
-from maskrestore.data.segmap import generator_input, one_hot, to_uint8
+from maskrestore.data.segmap import generator_input, to_uint8
 from maskrestore.evaluation.evaluate import evaluate
 from maskrestore.evaluation.image_distances import ImageDistances
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ROOT, run_program
+from label_sets import NUM_CLASSES
 from tiny_evaluation import config_of
 from tiny_runs import run_ranks
 
 from evaluate import print_figures
 from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import parse, to_yaml
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.evaluation import real_features
 from maskrestore.evaluation.finished_run import evaluate_run
 from maskrestore.models.build import make_mask_generator

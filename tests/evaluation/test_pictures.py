@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from label_sets import LABELS
 from PIL import Image
 from tiny_evaluation import CPU, HEIGHT, WIDTH, FillRoad, Painter, batch_of, config_of
 
-from maskrestore.data.labels import LABELS
 from maskrestore.evaluation.evaluate import evaluate
 from maskrestore.evaluation.pictures import contact_sheet
 

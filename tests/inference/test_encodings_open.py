@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from label_sets import CITYSCAPES, LABELS
 
-from maskrestore.data.labels import LABELS
 from maskrestore.data.pictures import Mask
-from maskrestore.inference.encodings import Pixels, detect, to_ids
+from maskrestore.inference.encodings import Pixels, detect, to_numbers
 
 COLORS = np.array([label.color for label in LABELS], np.uint8)
-OF_TRAIN_IDS = np.array([label.color for label in LABELS if label.train_id != 255], np.uint8)
+OF_TRAIN_IDS = np.array([label.color for label in LABELS if label.evaluated], np.uint8)
 
 
 def grey(*values: int, transparent: tuple[int, ...] = ()) -> Mask:
@@ -36,8 +36,8 @@ def in_palette(values: list[int], colors: Pixels, **others: tuple[int, int, int]
     ],
 )
 def test_a_palette_with_the_labels_colours_at_their_ids_holds_ids(mask: Mask) -> None:
-    assert detect([("a.png", mask)]) == "ids"
-    assert np.array_equal(to_ids(mask, "ids"), mask.pixels)
+    assert detect([("a.png", mask)], CITYSCAPES) == "ids"
+    assert np.array_equal(to_numbers(mask, "ids", CITYSCAPES), mask.pixels)
 
 
 @pytest.mark.parametrize("void", [(0, 0, 0), (255, 255, 255), (224, 224, 192)])
@@ -45,25 +45,25 @@ def test_a_palette_with_the_labels_colours_at_their_train_ids_holds_these(
     void: tuple[int, int, int],
 ) -> None:
     mask = in_palette([0, 1, 13, 255], OF_TRAIN_IDS, i255=void)
-    assert detect([("a.png", mask)]) == "train_ids"
-    assert to_ids(mask, "train_ids").tolist() == [[7, 8, 26, 0]]
+    assert detect([("a.png", mask)], CITYSCAPES) == "train_ids"
+    assert to_numbers(mask, "train_ids", CITYSCAPES).tolist() == [[7, 8, 26, 0]]
 
 
 def test_a_palette_of_colours_at_any_places_holds_colours() -> None:
     mask = in_palette([0, 1, 2], COLORS[[26, 0, 7]])
-    assert detect([("a.png", mask)]) == "colors"
-    assert to_ids(mask, "colors").tolist() == [[26, 0, 7]]
+    assert detect([("a.png", mask)], CITYSCAPES) == "colors"
+    assert to_numbers(mask, "colors", CITYSCAPES).tolist() == [[26, 0, 7]]
 
 
 def test_colours_that_a_program_has_saved_as_grey_are_colours() -> None:
     """Building, pole and black: there is nothing else in the mask."""
     mask = grey(0, 70, 153)
-    assert detect([("a.png", mask)]) == "colors"
-    assert detect([("a.png", mask), ("b.png", Mask(COLORS[[[7, 26]]]))]) == "colors"
-    assert to_ids(mask, "colors").tolist() == [[0, 11, 17]]
-    assert detect([("a.png", in_palette([0, 1], COLORS[[0, 11]]))]) == "colors"
+    assert detect([("a.png", mask)], CITYSCAPES) == "colors"
+    assert detect([("a.png", mask), ("b.png", Mask(COLORS[[[7, 26]]]))], CITYSCAPES) == "colors"
+    assert to_numbers(mask, "colors", CITYSCAPES).tolist() == [[0, 11, 17]]
+    assert detect([("a.png", in_palette([0, 1], COLORS[[0, 11]]))], CITYSCAPES) == "colors"
     with pytest.raises(ValueError, match="is grey, where colours are expected"):
-        to_ids(grey(70, 71), "colors")
+        to_numbers(grey(70, 71), "colors", CITYSCAPES)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_what_may_be_a_binary_mask_is_asked_for(
     with pytest.raises(
         ValueError, match=f"no values but {values} in 0.png.*, as binary .*{choices}"
     ):
-        detect([(f"{number}.png", mask) for number, mask in enumerate(masks)])
+        detect([(f"{number}.png", mask) for number, mask in enumerate(masks)], CITYSCAPES)
 
 
 def test_few_values_are_no_riddle_where_something_else_tells() -> None:
-    assert detect([("a_labelTrainIds.png", grey(0, 255))]) == "train_ids"
-    assert detect([("a.png", grey(0, 255)), ("b.png", grey(0, 5))]) == "train_ids"
-    assert detect([("a.png", grey(0, 1)), ("b.png", grey(0, 7))]) == "ids"
-    assert detect([("a.png", in_palette([0, 1, 255], OF_TRAIN_IDS))]) == "train_ids"
-    assert detect([("a.png", in_palette([0, 1], COLORS))]) == "ids"
+    assert detect([("a_labelTrainIds.png", grey(0, 255))], CITYSCAPES) == "train_ids"
+    assert detect([("a.png", grey(0, 255)), ("b.png", grey(0, 5))], CITYSCAPES) == "train_ids"
+    assert detect([("a.png", grey(0, 1)), ("b.png", grey(0, 7))], CITYSCAPES) == "ids"
+    assert detect([("a.png", in_palette([0, 1, 255], OF_TRAIN_IDS))], CITYSCAPES) == "train_ids"
+    assert detect([("a.png", in_palette([0, 1], COLORS))], CITYSCAPES) == "ids"
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,17 @@ def test_few_values_are_no_riddle_where_something_else_tells() -> None:
 )
 def test_masks_that_contradict_each_other_are_named(one: Mask, other: Mask, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detect([("0.png", one), ("1.png", other)])
+        detect([("0.png", one), ("1.png", other)], CITYSCAPES)
 
 
 def test_transparent_pixels_are_not_annotated_whatever_is_beneath() -> None:
-    assert to_ids(grey(7, 200, transparent=(200,)), "ids").tolist() == [[7, 0]]
-    assert to_ids(grey(0, 77, transparent=(77,)), "train_ids").tolist() == [[7, 0]]
+    assert to_numbers(grey(7, 200, transparent=(200,)), "ids", CITYSCAPES).tolist() == [[7, 0]]
+    assert to_numbers(grey(0, 77, transparent=(77,)), "train_ids", CITYSCAPES).tolist() == [[7, 0]]
     seen = np.array([[True, False]])
     colored = Mask(np.array([[[128, 64, 128], [255, 255, 255]]], np.uint8), None, ~seen)
-    assert detect([("a.png", colored)]) == "colors"
-    assert to_ids(colored, "colors").tolist() == [[7, 0]]
-    assert detect([("a.png", grey(7, 26, 255, transparent=(255,)))]) == "ids"
-    assert detect([("a.png", grey(3, transparent=(3,))), ("b.png", colored)]) == "colors"
+    assert detect([("a.png", colored)], CITYSCAPES) == "colors"
+    assert to_numbers(colored, "colors", CITYSCAPES).tolist() == [[7, 0]]
+    assert detect([("a.png", grey(7, 26, 255, transparent=(255,)))], CITYSCAPES) == "ids"
+    assert (
+        detect([("a.png", grey(3, transparent=(3,))), ("b.png", colored)], CITYSCAPES) == "colors"
+    )

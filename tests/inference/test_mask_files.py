@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_sets import CITYSCAPES
 from masks import draw_mask
 
 from maskrestore.inference.mask_files import find_masks, read_mask
@@ -37,7 +38,7 @@ def test_names_in_capitals_and_links_to_nothing_count(tmp_path: Path) -> None:
     assert [mask.name for mask in masks] == ["A.PNG", "gone.png", "self.png"]
     assert masks[0].restored == "A_restored.png"
     with pytest.raises(UserError, match=r"gone.png: No such file"):
-        read_mask(masks[1].path)
+        read_mask(masks[1].path, CITYSCAPES)
 
 
 def test_two_masks_that_would_become_one_file_are_refused(tmp_path: Path) -> None:

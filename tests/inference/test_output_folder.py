@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from forked import ROOT, run_program, start_program
+from label_sets import NUM_CLASSES
 from masks import SIZE, draw_image, draw_mask, make_run, read, restore, rows_of, words_of
 from PIL import Image
 from processes import PATIENCE, wait_until
@@ -17,7 +18,6 @@ from tiny_runs import free_port, run_ranks
 
 from maskrestore.config.inference import RestoreConfig
 from maskrestore.config.settings import parse
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.inference import restore as restoration
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.weights import save_weights

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from label_sets import LABELS, TRAIN_IDS, one_hot
 from masks import (
     SIZE,
     config_of,
@@ -20,10 +21,10 @@ from masks import (
 from PIL import Image
 from tiny_runs import Words, run_train
 
-from maskrestore.data.labels import KNOWN_BLACK, LABELS
 from maskrestore.data.loader import val_batches
-from maskrestore.data.segmap import one_hot, to_uint8
+from maskrestore.data.segmap import to_uint8
 from maskrestore.models.build import load_frozen_generator
+from maskrestore.utils.file_names import KNOWN_BLACK
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +138,7 @@ def test_other_sizes_are_shrunk_tiled_or_padded(run: Path, tmp_path: Path) -> No
 
 def test_each_encoding_comes_out_as_it_went_in(run: Path, tmp_path: Path) -> None:
     ids = draw_mask(tmp_path / "ids/a.png")
-    train_ids = np.array([label.train_id for label in LABELS], np.uint8)
+    train_ids = np.array(TRAIN_IDS, np.uint8)
     colors = np.array([label.color for label in LABELS], np.uint8)
     evaluated = np.where(train_ids[ids] == 255, 0, ids)
     for name, table in (("train_ids", train_ids), ("colors", colors)):

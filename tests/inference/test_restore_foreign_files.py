@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from label_sets import LABELS
 from masks import draw_image, draw_mask, make_run, read, restore, rows_of
 from PIL import Image
 from raw_data import chunk, deep_png
-
-from maskrestore.data.labels import LABELS
 
 pytestmark = pytest.mark.slow
 

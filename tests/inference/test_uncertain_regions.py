@@ -1,8 +1,8 @@
 """uncertain_regions.py: where a person should look."""
 
 import numpy as np
+from label_sets import CITYSCAPES, LABELS
 
-from maskrestore.data.labels import LABELS
 from maskrestore.inference.uncertain_regions import figures, least_confident, overlay
 
 
@@ -40,9 +40,10 @@ def test_the_overlay_tells_added_kept_and_contradicted_apart() -> None:
     restored = np.array([[7, 7, 26]], np.uint8)
     added, contradicted = np.array([[False, True, False]]), np.array([[False, False, True]])
     road = np.array(LABELS[7].color)
-    pixels = overlay(restored, added, contradicted, None)
+    pixels = overlay(restored, CITYSCAPES, added, contradicted, None)
     assert pixels.tolist() == [[road.tolist(), (road // 2 + 127).tolist(), [255, 0, 255]]]
     image = np.full((1, 3, 3), 200, np.uint8)
     assert (
-        overlay(restored, added, contradicted, image)[0, 1].tolist() == (road // 2 + 100).tolist()
+        overlay(restored, CITYSCAPES, added, contradicted, image)[0, 1].tolist()
+        == (road // 2 + 100).tolist()
     )

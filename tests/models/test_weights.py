@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from label_sets import numbered
 from torch import Tensor
 
 from maskrestore.models.generators.files import read_generator
@@ -38,7 +39,7 @@ def assert_same(generator: SPADEGenerator, path: Path) -> None:
     segmap = torch.rand(2, CLASSES + 2, *SIZE)
     with torch.no_grad():
         assert torch.equal(loaded.eval()(segmap), generator(segmap))
-        frozen = read_generator(path, CLASSES).make(SIZE, False, False)
+        frozen = read_generator(path, numbered(CLASSES)).make(SIZE, False, False)
         torch.testing.assert_close(frozen(segmap), generator(segmap), atol=1e-5, rtol=0)
 
 
@@ -102,7 +103,7 @@ def test_a_cut_file_is_a_clear_error(
     torch.save(generator.state_dict(), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=r"cut\.pth: cannot be read"):
-        read_generator(path, CLASSES)
+        read_generator(path, numbered(CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_only_named_tensors_are_weights(tmp_path: Path, content: object, message
 
 def test_a_missing_generator_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"generator\.path=.*train\.py task=synthesis"):
-        read_generator(tmp_path / "no.pth", CLASSES)
+        read_generator(tmp_path / "no.pth", numbered(CLASSES))
 
 
 def test_another_number_of_classes_names_both_numbers(
@@ -142,22 +143,24 @@ def test_another_number_of_classes_names_both_numbers(
 ) -> None:
     path = tmp_path / "generator.pth"
     save_spade_generator(generator, path)
-    with pytest.raises(UserError, match=r"takes 6 input channels, but 34 classes need 35"):
-        read_generator(path, 34)
+    with pytest.raises(
+        UserError, match=r"takes 6 input channels, but the 34 classes of 34 classes need 35"
+    ):
+        read_generator(path, numbered(34))
 
 
 def test_a_mask_generator_is_no_image_generator(tmp_path: Path) -> None:
     path = tmp_path / "mask_generator.pth"
     save_weights(MaskGenerator(CLASSES + 1, 2, 5, SIZE).state_dict(), path)
     with pytest.raises(UserError, match="is a mask generator of ours"):
-        read_generator(path, CLASSES)
+        read_generator(path, numbered(CLASSES))
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     save_weights({"conv1.weight": torch.ones(64, 3, 7, 7), "fc.weight": torch.ones(9, 9)}, path)
     with pytest.raises(UserError, match=r"is no image generator of a kind .*conv1\.weight"):
-        read_generator(path, CLASSES)
+        read_generator(path, numbered(CLASSES))
 
 
 def test_all_differences_are_listed_at_once(generator: SPADEGenerator) -> None:

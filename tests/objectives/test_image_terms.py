@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from label_sets import NUM_CLASSES
 from torch import Tensor, nn
 
 from maskrestore.config.run import load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.models.lite0 import Lite0Features
 from maskrestore.models.perceptual import PerceptualLoss

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from label_sets import CITYSCAPES, NUM_CLASSES
 from torch import Tensor, nn
 
 from maskrestore.config.run import load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input, to_unit_range
 from maskrestore.models.generators.image_generator import Form, ImageGenerator
@@ -141,7 +141,7 @@ def test_image_terms_need_their_networks() -> None:
 def test_a_frozen_network_in_fp16_is_told_of_steps_that_are_not_finite() -> None:
     """Wherever it stands in what the losses look through."""
     half = HalfPrecision(nn.Conv2d(3, 3, 1), torch.float16)
-    door = ImageGenerator(half, Form("SPADE", NUM_CLASSES + 1, True), (32, 32))
+    door = ImageGenerator(half, Form("SPADE", NUM_CLASSES + 1, True), CITYSCAPES, (32, 32))
     objective = Restoration(load_config(("loss=ce_l1", "data.size=32x32")), door, None)
     before = {name: value.clone() for name, value in half.scaling_state().items()}
     objective.adapt_scaling(torch.tensor(False))

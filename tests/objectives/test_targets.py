@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from label_sets import one_hot
 from masks import make_run
 from torch import Tensor
 
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
-from maskrestore.data.segmap import one_hot, to_uint8
+from maskrestore.data.segmap import to_uint8
 from maskrestore.evaluation.baselines import fill
 from maskrestore.models.build import load_mask_generator
 from maskrestore.objectives.restoration import Restoration

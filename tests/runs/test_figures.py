@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from finished_cells import cells_of, finish, tiny_grid
+from label_sets import CITYSCAPES
 
 from launch.grid.run_here import summary
+from maskrestore.evaluation.counts import figures, sizes
 from maskrestore.evaluation.image_distances import DISTANCE_NAMES
-from maskrestore.evaluation.segmentation import SIZES, figures
 from maskrestore.runs.figures import (
     DISTANCES,
     FIGURES,
@@ -21,7 +22,10 @@ from maskrestore.runs.figures import (
 
 
 def test_it_names_what_is_computed_and_nothing_else() -> None:
-    assert tuple(figures(torch.zeros(sum(SIZES), dtype=torch.float64))) == SHARES
+    assert (
+        tuple(figures(CITYSCAPES, torch.zeros(sum(sizes(CITYSCAPES)), dtype=torch.float64)))
+        == SHARES
+    )
     assert tuple(name for names in DISTANCE_NAMES.values() for name in names) == DISTANCES
     keys = {*SAMPLE_FIGURES, *KIND_FIGURES, *IN_SHORT, *HEADLINES["paper"], *HEADLINES["strict"]}
     assert keys <= FIGURES.keys()

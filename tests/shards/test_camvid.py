@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from label_sets import LABEL_ID
 from PIL import Image
 from raw_data import camvid, deep_png
 
 from maskrestore.config.settings import parse
-from maskrestore.data.labels import LABEL_ID
 from maskrestore.data.png import encode_member
 from maskrestore.data.sample import Sample, decode
 from maskrestore.utils.errors import UserError

@@ -167,7 +167,7 @@ def test_other_black_pictures_are_left_out_when_they_are_read(
     alone = words_for(tmp_path)
     alone[1] = f"out={tmp_path / 'alone'}"
     assert run_write(*alone, "samples_per_shard=1") == 2
-    assert "train-000001.tar: all its pictures are black" in capsys.readouterr().err
+    assert "train-000001.tar: all its pictures are left out" in capsys.readouterr().err
 
 
 def file(root: Path, key: str, kind: str) -> Path:

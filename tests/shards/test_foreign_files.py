@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_sets import LABEL_ID, LABELS
 from PIL import Image
 from raw_data import HEIGHT, WIDTH, camvid, chunk, cityscapes, deep_png, run_write
 
 from maskrestore.config.settings import parse
-from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.png import decode_member, encode_member
 from maskrestore.data.sample import Sample, decode
@@ -208,7 +208,7 @@ def test_palettes_hold_ids_unless_they_say_something_else(
     ids = [decode_member(path.read_bytes()).astype(np.uint8) for path in paths]
     foreign = np.random.default_rng(0).integers(34, 256, (34, 3))
     numbered = np.repeat(np.arange(34)[::-1, None], 3, 1)
-    of_train_ids = np.array([label.color for label in LABELS if label.train_id != 255])
+    of_train_ids = np.array([label.color for label in LABELS if label.evaluated])
     for path, given, palette in zip(paths, ids, (PALETTE, foreign), strict=False):
         path.write_bytes(in_palette(given, palette))
     for path, values, palette in (

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from label_sets import LABEL_ID, LABELS, NUM_CLASSES
 
-from maskrestore.data.labels import LABEL_ID, LABELS, NUM_CLASSES
 from maskrestore.data.sample import Sample
 from shards.sources.coarse import simulate_coarse
+from shards.sources.source import FRAME_IDS
 from shards.sources.streetscenes import VAL_OFFSET, draw
 
 SIZE = (64, 128)
@@ -36,7 +37,7 @@ def test_shapes_dtypes_and_ids(scenes: list[Sample]) -> None:
 
 
 def test_instances_agree_with_classes(scenes: list[Sample]) -> None:
-    countable = [label.id for label in LABELS if label.has_instances]
+    countable = [label.id for label in LABELS if label.instances]
     for scene in scenes:
         label = np.where(scene.instance >= 1000, scene.instance // 1000, scene.instance)
         assert np.array_equal(label, scene.fine)
@@ -87,7 +88,7 @@ def test_coarse_keeps_the_camera_and_drops_small_things() -> None:
     instance = fine.astype(np.uint16)
     instance[fine == LABEL_ID["car"]] = 26000
     instance[20:50, 55:80] += 1
-    coarse = simulate_coarse(fine, instance, np.random.default_rng(0))
+    coarse = simulate_coarse(fine, instance, np.random.default_rng(0), FRAME_IDS)
     assert np.array_equal(coarse == LABEL_ID["ego vehicle"], fine == LABEL_ID["ego vehicle"])
     assert LABEL_ID["traffic sign"] not in coarse
     # Two cars side by side: two polygons with a gap between them.

@@ -5,13 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from label_sets import LABEL_ID, LABELS
 from PIL import Image
 
 from launch.grid.cells import Cell, GridSettings, read_grid
 from launch.report import main
 from launch.results.table import GAINS_TITLE
 from maskrestore.config.settings import to_yaml
-from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.runs.figures import CAPTIONS
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_sets import LABEL_ID
 from PIL import Image
 
 from maskrestore.config.cli import run_program
-from maskrestore.data.labels import LABEL_ID
 from maskrestore.data.png import encode_member
 from shards.sources.camvid import CLASSES
 from shards.sources.streetscenes import draw

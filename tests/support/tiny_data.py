@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from label_sets import NUM_CLASSES
 from tiny_runs import TINY, Words
 
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import save_spade_generator
 from shards.write import WriteConfig, write_shards

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from label_sets import NUM_CLASSES
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig, load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input
 from maskrestore.evaluation.evaluate import evaluate

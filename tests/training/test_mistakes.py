@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from label_sets import NUM_CLASSES
 from tiny_runs import Words, run_ranks, run_train
 
 from maskrestore.config.run import load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import save_spade_generator
 from maskrestore.training.loop import train

@@ -8,10 +8,10 @@ import plain_generators as plain
 import pytest
 import torch
 from forked import ROOT, run_program
+from label_sets import NUM_CLASSES
 from masks import draw_mask, words_of
 from tiny_runs import Words, run_ranks, run_train
 
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.generators import ccfpse
 
 pytestmark = pytest.mark.slow

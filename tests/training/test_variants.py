@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from label_sets import NUM_CLASSES
 from tiny_runs import Words, losses_of
 from torch import Tensor, nn
 
 from maskrestore.config.run import load_config
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.data.loader import training_batches
 from maskrestore.data.segmap import generator_input
 from maskrestore.evaluation.finished_run import evaluate_run

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from maskrestore.config.labels import LabelSet
 from maskrestore.models.frozen import FrozenGenerator, working_dtype
 from maskrestore.models.generators import ccfpse, oasis
-from maskrestore.models.generators.image_generator import NUM_TRAIN_IDS, Form
+from maskrestore.models.generators.image_generator import Form
 from maskrestore.models.generators.pix2pixhd import InstanceNorm, Pix2PixHDGlobal, Pix2PixHDLocal
 from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import check_layout, load_into, load_weights, some_of
@@ -44,7 +45,7 @@ class GeneratorFile:
     make: Callable[[Size, bool, bool], nn.Module]
 
 
-def read_generator(path: Path, num_classes: int) -> GeneratorFile:
+def read_generator(path: Path, labels: LabelSet) -> GeneratorFile:
     """The image generator in `path`, whatever its kind.
 
     Raises UserError on a file that is missing, damaged, of another kind or form, or made for
@@ -58,7 +59,7 @@ def read_generator(path: Path, num_classes: int) -> GeneratorFile:
     state = load_weights(path)
     for name, read in READERS.items():
         if name in state:
-            return read(state, path, num_classes)
+            return read(state, path, labels)
     for name, what in FOREIGN.items():
         if name in state:
             raise UserError(f"generator.path={path}: is {what}, and no image generator")
@@ -69,18 +70,21 @@ def read_generator(path: Path, num_classes: int) -> GeneratorFile:
 
 
 def _labels_of(
-    path: Path, kind: str, num_inputs: int, num_classes: int, style: int = 0
+    path: Path, kind: str, num_inputs: int, labels: LabelSet, style: int = 0
 ) -> tuple[int, bool]:
     """Channels of the label map, and whether edges follow it. UserError if they are for others."""
-    labels = num_inputs - style
-    for num_labels in (num_classes + 1, NUM_TRAIN_IDS):
-        if labels in (num_labels, num_labels + 1):
-            return num_labels, labels > num_labels
-    features = ": those of a feature encoder as well" if labels == num_classes + 5 else ""
+    channels = num_inputs - style
+    sizes = [labels.num_classes + 1, len(labels.evaluated)]
+    if not labels.has_unlabeled_class:  # official ones of such sets, of which ours has one more
+        sizes.insert(0, labels.num_classes)
+    for num_labels in sizes:
+        if channels in (num_labels, num_labels + 1):
+            return num_labels, channels > num_labels
+    features = ": those of a feature encoder as well" if channels == labels.num_classes + 5 else ""
     raise UserError(
         f"generator.path={path}: this {kind} generator takes {num_inputs} input "
-        f"channels{features}, but {num_classes} classes need {style + num_classes + 1} (classes "
-        "and 1 unused label), or 1 more with an edge channel: it was trained for other classes; "
+        f"channels{features}, but the {labels.num_classes} classes of {labels.name} need "
+        f"{style + sizes[0]}, or 1 more with an edge channel: it was trained for other classes; "
         "train one with: python train.py task=synthesis"
     )
 
@@ -91,10 +95,10 @@ def _shape(state: State, name: str, num_dims: int, path: Path, kind: str) -> tor
     return state[name].shape
 
 
-def _spade(state: State, path: Path, num_classes: int) -> GeneratorFile:
+def _spade(state: State, path: Path, labels: LabelSet) -> GeneratorFile:
     first = _shape(state, "fc.weight", 4, path, "SPADE")
     shared = _shape(state, "head_0.norm_0.mlp_shared.0.weight", 4, path, "SPADE")
-    num_labels, edges = _labels_of(path, "SPADE", first[1], num_classes)
+    num_labels, edges = _labels_of(path, "SPADE", first[1], labels)
 
     def make(size: Size, checkpointing: bool, style: bool) -> nn.Module:
         del style
@@ -106,12 +110,13 @@ def _spade(state: State, path: Path, num_classes: int) -> GeneratorFile:
     return GeneratorFile(path, Form("SPADE", num_labels, edges), make)
 
 
-def _oasis(state: State, path: Path, num_classes: int) -> GeneratorFile:
+def _oasis(state: State, path: Path, labels: LabelSet) -> GeneratorFile:
     first = _shape(state, "fc.weight", 4, path, "OASIS")
     shared = _shape(state, "body.0.norm_0.mlp_shared.0.weight", 4, path, "OASIS")
-    style_size = first[1] - num_classes - 1  # one number says both
+    num_labels = labels.num_classes + labels.has_unlabeled_class
+    style_size = first[1] - num_labels  # one number says both
     if not 1 <= style_size <= oasis.STYLE_SIZE:
-        _labels_of(path, "OASIS", first[1], num_classes, oasis.STYLE_SIZE)
+        _labels_of(path, "OASIS", first[1], labels, oasis.STYLE_SIZE)
 
     def make(size: Size, checkpointing: bool, style: bool) -> nn.Module:
         generator = SPADEGenerator(
@@ -120,11 +125,11 @@ def _oasis(state: State, path: Path, num_classes: int) -> GeneratorFile:
         load_into(generator, oasis.spade_names(state), path)
         return FrozenGenerator(generator, checkpointing, style)
 
-    form = Form("OASIS", num_classes + 1, wants_edges=False, style_size=style_size)
+    form = Form("OASIS", num_labels, wants_edges=False, style_size=style_size)
     return GeneratorFile(path, form, make)
 
 
-def _ccfpse(state: State, path: Path, num_classes: int) -> GeneratorFile:
+def _ccfpse(state: State, path: Path, labels: LabelSet) -> GeneratorFile:
     kind = "CC-FPSE"
     label_width, num_inputs = _shape(state, "labelenc1.0.0.weight_orig", 4, path, kind)[:2]
     width = _shape(state, "conv_img.weight", 4, path, kind)[1]
@@ -133,7 +138,7 @@ def _ccfpse(state: State, path: Path, num_classes: int) -> GeneratorFile:
     rows, style_size = _shape(state, "fc.weight", 2 if has_style else 4, path, kind)[:2]
     latent = rows // (16 * width) if has_style else 0
     style_size = style_size if has_style else 0
-    num_labels, edges = _labels_of(path, kind, num_inputs, num_classes)
+    num_labels, edges = _labels_of(path, kind, num_inputs, labels)
     sizes = (num_inputs, width, label_width, hidden, style_size)
     check_layout(ccfpse.layout(*sizes, latent), state, f"generator.path={path}", kind)
 
@@ -148,7 +153,7 @@ def _ccfpse(state: State, path: Path, num_classes: int) -> GeneratorFile:
     return GeneratorFile(path, form, make)
 
 
-def _pix2pixhd(state: State, path: Path, num_classes: int) -> GeneratorFile:
+def _pix2pixhd(state: State, path: Path, labels: LabelSet) -> GeneratorFile:
     is_local = "model1_1.1.weight" in state
     kind = f"pix2pixHD ({'local' if is_local else 'global'})"
     width, num_inputs = _shape(state, "model.1.weight", 4, path, kind)[:2]
@@ -156,7 +161,7 @@ def _pix2pixhd(state: State, path: Path, num_classes: int) -> GeneratorFile:
         raise UserError(
             f"generator.path={path}: is a feature encoder (netE) of pix2pixHD, and draws no images"
         )
-    num_labels, edges = _labels_of(path, kind, num_inputs, num_classes)
+    num_labels, edges = _labels_of(path, kind, num_inputs, labels)
     blocks = _numbers(state, "model.", ".conv_block.1.weight")
     num_downs = (min(blocks, default=4) - 4) // 3
     num_local_blocks = len(_numbers(state, "model1_2.", ".conv_block.1.weight"))
@@ -200,7 +205,7 @@ def _numbers(state: State, start: str, end: str) -> list[int]:
     return [int(middle) for middle in middles if middle.isdigit()]
 
 
-READERS: Mapping[str, Callable[[State, Path, int], GeneratorFile]] = {
+READERS: Mapping[str, Callable[[State, Path, LabelSet], GeneratorFile]] = {
     "body.0.norm_0.first_norm.running_mean": _oasis,
     "labelenc1.0.0.weight_orig": _ccfpse,
     "head_0.norm_0.mlp_shared.0.weight": _spade,

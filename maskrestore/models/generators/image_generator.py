@@ -8,18 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrestore.data.labels import LABELS
+from maskrestore.config.labels import LabelSet
 from maskrestore.data.segmap import generator_input, to_unit_range
 from maskrestore.models.frozen import Frozen
 from maskrestore.models.generators.style import StyleEncoder, drawn_styles
 
-NUM_TRAIN_IDS = 19
-
 
 @dataclass(frozen=True)
 class Form:
-    """What an image generator takes, as its file says. num_labels: channels of its label map, 35
-    (with one that is never lit) or 19 (train ids, nothing where none applies); style_size: numbers
+    """What an image generator takes, as its file says. num_labels: channels of its label map, one
+    more than classes (never lit), as many (what is not annotated comes last) or only the evaluated
+    ones (train ids, nothing where none applies); style_size: numbers
     of its style, or 0; multiple, least: of the height and width that it can draw; num_latent:
     pixels, of 64x64 each, that it always draws, or 0 for any number."""
 
@@ -63,6 +62,7 @@ class ImageGenerator(Frozen):
         self,
         network: nn.Module,
         form: Form,
+        labels: LabelSet,
         size: tuple[int, int],
         style: int | StyleEncoder | None = None,
     ) -> None:
@@ -70,10 +70,13 @@ class ImageGenerator(Frozen):
         self.network, self.form, self.size = network, form, size
         self.encoder = style if isinstance(style, StyleEncoder) else None
         self.style_seed = style if isinstance(style, int) else None
-        if form.num_labels == NUM_TRAIN_IDS:
-            ids = [label.train_id for label in LABELS]
-            train_ids = torch.arange(NUM_TRAIN_IDS)[:, None] == torch.tensor(ids)
-            self.register_buffer("train_ids", train_ids.float(), persistent=False)
+        self._renumbers = form.num_labels <= labels.num_classes
+        if self._renumbers:
+            numbers = [*range(1, labels.num_classes), 0]
+            if form.num_labels < labels.num_classes:
+                numbers = list(labels.evaluated)
+            order = F.one_hot(torch.tensor(numbers), labels.num_classes)  # [label, class]
+            self.register_buffer("order", order.float(), persistent=False)
         self.freeze()
 
     def facts(self, style: str) -> dict[str, Any]:
@@ -104,9 +107,9 @@ class ImageGenerator(Frozen):
                 enlarged = F.interpolate(instance[:, None].double(), self.size, mode="nearest")
                 instance = enlarged[:, 0].long()
         shown = generator_input(segmap, edges if self.form.wants_edges else None, instance)
-        if self.form.num_labels == NUM_TRAIN_IDS:
-            labels = torch.einsum("tc,bchw->bthw", self.train_ids, segmap)
-            shown = torch.cat([labels, shown[:, segmap.shape[1] + 1 :]], 1)
+        if self._renumbers:
+            renumbered = torch.einsum("tc,bchw->bthw", self.order, segmap)
+            shown = torch.cat([renumbered, shown[:, segmap.shape[1] + 1 :]], 1)
         style = self._style(keys, real, shown.device)
         image: Tensor = self.network(shown) if style is None else self.network(shown, style)
         return image if asked_size == self.size else F.interpolate(image, asked_size, mode="area")

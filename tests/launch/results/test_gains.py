@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from finished_cells import cells_of, finish, table_of, tiny_grid
+from label_sets import CITYSCAPES
 
 from launch.grid.cells import Cell, GridSettings, read_grid
 from launch.results.gains import gain, interval
@@ -37,7 +38,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
     annotated = torch.rand((num_samples, 1, *shape[1:]), generator=draw) < 0.5
     confidence = torch.rand(shape, generator=draw)
     keys = [f"key{number}" for number in range(num_samples)]
-    metric = SegmentationMetrics()
+    metric = SegmentationMetrics(CITYSCAPES)
     metric.update(keys, restored, true, annotated, confidence)
     figures = metric.compute()
     resampled = metric.resamples["figures"]
@@ -47,7 +48,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
     )
     for number in (0, 1, 999):
         chosen = drawn[number]
-        plain = SegmentationMetrics()
+        plain = SegmentationMetrics(CITYSCAPES)
         plain.update(keys, restored[chosen], true[chosen], annotated[chosen], confidence[chosen])
         expected = plain.compute()
         for name in SHARES:
@@ -58,7 +59,7 @@ def test_a_resample_is_what_its_samples_give_by_themselves() -> None:
         assert ends == pytest.approx(quantiles, rel=1e-8), name
 
     # The same resamples whatever was restored, so that two runs can be compared in each.
-    other = SegmentationMetrics()
+    other = SegmentationMetrics(CITYSCAPES)
     other.update(keys[::-1], true.flip(0), true.flip(0), annotated)
     other.compute()
     assert other.resamples["images"] == metric.resamples["images"]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from finished_cells import cells_of, draw, finish, table_of, tiny_grid
+from label_sets import CITYSCAPES, LABEL_ID, LABELS
 from PIL import Image
 
 from launch.report import main
 from launch.results.figure import Column, legend
-from maskrestore.data.labels import LABEL_ID, LABELS
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import lock
 
@@ -150,7 +150,7 @@ def test_the_legend_calls_a_colour_of_several_classes_by_the_evaluated_one(tmp_p
     Image.new("RGB", (4, 2), pole.color).save(tmp_path / "a_true_mask.png")
     Image.new("RGB", (4, 2), LABELS[LABEL_ID["car"]].color).save(tmp_path / "a_real.png")
     columns = [Column("Truth", kind, tmp_path, kind) for kind in ("true_mask", "real")]
-    assert legend(columns, ["a", "b"]) == [("pole", pole.color)]
+    assert legend(columns, ["a", "b"], CITYSCAPES) == [("pole", pole.color)]
 
 
 def test_a_grid_that_was_never_run_is_said_so(words: list[str]) -> None:

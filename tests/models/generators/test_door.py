@@ -8,10 +8,10 @@ from pathlib import Path
 import plain_generators as plain
 import pytest
 import torch
+from label_sets import CITYSCAPES, NUM_CLASSES, TRAIN_IDS, one_hot
 from tiny_evaluation import CPU, config_of
 
-from maskrestore.data.labels import LABELS, NUM_CLASSES
-from maskrestore.data.segmap import edge_map, one_hot
+from maskrestore.data.segmap import edge_map
 from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.generators import ccfpse
 from maskrestore.models.generators.files import read_generator
@@ -66,7 +66,7 @@ def masks(height: int = 32, width: int = 64) -> torch.Tensor:
 def test_it_draws_at_a_size_of_its_own() -> None:
     """Masks are enlarged and edges found there; the image comes back at the masks' size."""
     painter, label_map = Painter(), masks()
-    generator = ImageGenerator(painter, Form("SPADE", C + 1, True), (64, 128))
+    generator = ImageGenerator(painter, Form("SPADE", C + 1, True), CITYSCAPES, (64, 128))
     segmap = one_hot(label_map).requires_grad_()
     image = generator(segmap, "argmax")
     enlarged = label_map.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -84,13 +84,15 @@ def test_it_draws_at_a_size_of_its_own() -> None:
 
 def test_a_generator_of_train_ids_sees_these(tmp_path: Path) -> None:
     painter, label_map = Painter(), masks()
-    ImageGenerator(painter, Form("SPADE", 19, False), (32, 64))(one_hot(label_map), "argmax")
-    train_ids = torch.tensor([label.train_id for label in LABELS])[label_map]
+    ImageGenerator(painter, Form("SPADE", 19, False), CITYSCAPES, (32, 64))(
+        one_hot(label_map), "argmax"
+    )
+    train_ids = torch.tensor(TRAIN_IDS)[label_map]
     expected = torch.stack([train_ids == number for number in range(19)], 1).float()
     assert torch.equal(painter.shown, expected)
-    form = read_generator(spade(tmp_path / "g.pth", 19), C).form
+    form = read_generator(spade(tmp_path / "g.pth", 19), CITYSCAPES).form
     assert (form.num_labels, form.wants_edges) == (19, False)
-    form = read_generator(spade(tmp_path / "g.pth", 20), C).form
+    form = read_generator(spade(tmp_path / "g.pth", 20), CITYSCAPES).form
     assert (form.num_labels, form.wants_edges) == (19, True)
 
 
@@ -156,7 +158,10 @@ def test_every_precision_takes_a_style(tmp_path: Path, precision: str) -> None:
             plain.pix2pixhd_shapes(39, 4, 2, 1),
             "takes 39 input channels: those of a feature encoder",
         ),
-        (plain.pix2pixhd_shapes(12, 4, 2, 1), "takes 12 input channels, but 34 classes need 35"),
+        (
+            plain.pix2pixhd_shapes(12, 4, 2, 1),
+            "takes 12 input channels, but the 34 classes of Cityscapes need 35",
+        ),
         (plain.pix2pixhd_shapes(3, 4, 2, 1), "is a feature encoder (netE) of pix2pixHD"),
         (plain.oasis_shapes(20, 2, 4, z=4), "this OASIS generator takes 24 input channels"),
         (plain.oasis_shapes(151, 2, 4, z=64), "this OASIS generator takes 215 input channels"),

@@ -9,9 +9,9 @@ import plain_generators as plain
 import pytest
 import torch
 from half_networks import cosine, input_gradient
+from label_sets import CITYSCAPES, NUM_CLASSES
 from torch import Tensor, nn
 
-from maskrestore.data.labels import NUM_CLASSES
 from maskrestore.models.generators import ccfpse
 from maskrestore.models.generators.files import read_generator
 from maskrestore.models.generators.image_generator import ImageGenerator
@@ -110,7 +110,7 @@ def network_of(
         for name, tensor in plain.random_state(case.shapes).items()
     }
     torch.save(state, path)
-    file = read_generator(path, NUM_CLASSES)
+    file = read_generator(path, CITYSCAPES)
     assert file.form.kind == case.kind
     assert (file.form.wants_edges, file.form.style_size) == (case.edges, case.style_size)
     assert file.form.num_labels == LABELS
@@ -180,7 +180,7 @@ def test_in_half_precision_its_gradient_keeps_its_direction(
 def test_training_around_it_changes_nothing_in_it(case: Case, tmp_path: Path) -> None:
     network, _ = network_of(case, tmp_path / "g.pth", torch.float32)
     frozen = ImageGenerator(
-        network, read_generator(tmp_path / "g.pth", NUM_CLASSES).form, case.size
+        network, read_generator(tmp_path / "g.pth", CITYSCAPES).form, CITYSCAPES, case.size
     )
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     nn.Sequential(nn.Conv2d(1, 1, 1), frozen).train()
@@ -223,7 +223,7 @@ def test_what_no_program_reads_changes_nothing(tmp_path: Path) -> None:
     unread = [name for name in state if any(f".{part}." in name for part in read_nowhere)]
     assert len(unread) == 105
     torch.save(state | {name: state[name] + 5 for name in unread}, path)
-    other = read_generator(path, NUM_CLASSES).make(case.size, False, True)
+    other = read_generator(path, CITYSCAPES).make(case.size, False, True)
     seen, style = inputs_of(case, torch.float32)
     assert torch.equal(other(seen, style), network(seen, style))
 
@@ -238,7 +238,7 @@ def test_without_a_style_it_is_the_mean_one(tmp_path: Path) -> None:
     for name in ("OASIS", "CC-FPSE"):
         case = CASES[name]
         _, state = network_of(case, tmp_path / "g.pth", torch.float64)
-        network = read_generator(tmp_path / "g.pth", NUM_CLASSES).make(case.size, False, False)
+        network = read_generator(tmp_path / "g.pth", CITYSCAPES).make(case.size, False, False)
         seen, style = inputs_of(case, torch.float64)
         assert style is not None
         expected = case.draw(state, seen, torch.zeros_like(style))

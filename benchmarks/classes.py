@@ -1,0 +1,81 @@
+"""What the number of classes costs, from 9 to 183: python -m benchmarks.classes
+
+A training step of loss=ce, counting the figures of evaluated masks, and the sums that are kept of
+each, at the sizes of config=camvid, for four label sets.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from pydantic import PositiveInt
+from tqdm import tqdm
+
+from benchmarks.side_by_side import Side, conditions
+from benchmarks.step import ours
+from maskrestore.config.cli import run_program
+from maskrestore.config.labels import load_labels
+from maskrestore.config.settings import Section, parse
+from maskrestore.evaluation.counts import count, figures, sizes
+from maskrestore.evaluation.segmentation import resample
+from maskrestore.utils.system import set_up_torch
+
+LABELS = ("fields", "cityscapes", "ade20k", "coco_stuff")
+SETTINGS = ("config=camvid", "task=densify", "loss=ce", "distributed.device=cpu")
+BATCH, HEIGHT, WIDTH = 16, 96, 128
+NUM_SAMPLES = 500
+"""Whose figures are resampled: Cityscapes' val."""
+
+
+class ClassesBenchmark(Section):
+    """How long to measure."""
+
+    pairs: PositiveInt = 4
+    """Turns of each."""
+
+
+def counting(name: str) -> Callable[[], object]:
+    """The counts of a batch of masks of street scenes' coherence: blocks of 16x16."""
+    set_up_torch()
+    labels = load_labels(name)
+    small = torch.randint(0, labels.num_classes, (2, BATCH, HEIGHT // 16, WIDTH // 16))
+    true, restored = small.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    annotated = torch.rand(BATCH, 1, HEIGHT, WIDTH) < 0.5
+    return lambda: count(labels, restored, true, annotated, torch.rand(true.shape))
+
+
+def resampling(name: str) -> Callable[[], object]:
+    """The figures of all resamples."""
+    set_up_torch()
+    labels = load_labels(name)
+    rows = torch.randint(0, 1000, (NUM_SAMPLES, sum(sizes(labels)))).double()
+    return lambda: figures(labels, resample(rows))
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure one after the other, print the table."""
+    pairs = parse(ClassesBenchmark, words).pairs
+    lines = [
+        "| label set | numbers of classes | step | memory | counting 16 masks | memory | "
+        "figures of 1000 resamples | memory |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for name in tqdm(LABELS, "label sets"):
+        cells = [name, str(load_labels(name).num_classes)]
+        sides = [
+            Side(ours, [*SETTINGS, f"data.labels={name}"]),
+            Side(counting, name),
+            Side(resampling, name),
+        ]
+        for side in sides:
+            turns = [side.turn() for _ in range(pairs + 1)][1:]  # the first one warms up
+            seconds, peaks = zip(*turns, strict=True)
+            cells += [f"{1000 * median(seconds):.0f} ms", f"{max(peaks) / 1e6:.0f} MB"]
+        lines.append("| " + " | ".join(cells) + " |")
+    print("\n".join(lines))
+    print(f"\n{conditions('cpu')} Memory: the most that the process had.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main, __doc__ or "", ClassesBenchmark))
