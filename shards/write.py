@@ -5,7 +5,8 @@ python shards/write.py source=folder images=DIR masks=DIR labels=FILE.yaml out=D
 python shards/write.py source=streetscenes num_train=512 num_val=64 out=data/streetscenes
 
 The same input gives the same bytes, whatever the number of workers; manifest.json comes last.
-With labels=auto it writes none, but a label file that is proposed from the masks: OUT/labels.yaml.
+With labels=auto it writes none, but a label file that is proposed from the masks: OUT/labels.yaml;
+with size=auto it says which sizes suit the pictures, and the memory that training at them takes.
 """
 
 import sys
@@ -24,7 +25,7 @@ from maskrestore.data.manifest import MANIFEST, read_manifest
 from maskrestore.utils.errors import ConfigError, UserError
 from maskrestore.utils.files import write_atomically
 from shards.sources import camvid, cityscapes, folder, streetscenes
-from shards.sources.propose import propose
+from shards.sources.propose import propose, propose_size
 from shards.sources.source import CITYSCAPES, Source, all_problems
 from shards.workers import run_all
 from shards.writer import NO_SPACE, RECORDS, plan, write_manifest, write_shard
@@ -35,7 +36,7 @@ SOURCES: dict[SourceName, Callable[[SourceConfig], Source]] = {
     "camvid": camvid.open_source,
     "folder": folder.open_source,
 }
-AUTO = "labels=auto"
+AUTO_LABELS, AUTO_SIZE = "labels=auto", "size=auto"
 FOLDER_SETTINGS = {
     *("labels", "images", "masks", "coarse", "instances", "encoding", "val_share", "only_good")
 }
@@ -102,18 +103,23 @@ def write_shards(config: WriteConfig) -> Path:
 
 
 def main(words: Sequence[str]) -> None:
-    """Parse, write, and say where the manifest is; or propose a label file (labels=auto)."""
-    if AUTO in words:
-        config = parse(WriteConfig, [word for word in words if word != AUTO])
+    """Parse, write, and say where the manifest is; or propose labels or a size (=auto)."""
+    asked = [word for word in (AUTO_LABELS, AUTO_SIZE) if word in words]
+    config = parse(WriteConfig, [word for word in words if word not in asked])
+    if AUTO_LABELS in asked:
         print(propose_labels(config))
-        return
-    print(write_shards(parse(WriteConfig, words)))
+    elif AUTO_SIZE in asked:
+        if config.source != "folder" or config.images is None:
+            raise ConfigError(f"{AUTO_SIZE} is for source=folder with images=DIR")
+        print(propose_size(config.images, config.labels))
+    else:
+        print(write_shards(config))
 
 
 def propose_labels(config: WriteConfig) -> str:
     """Writes OUT/labels.yaml, and returns what to do with it. ConfigError or UserError as there."""
     if config.source != "folder" or config.masks is None:
-        raise ConfigError(f"{AUTO} is for source=folder with masks=DIR")
+        raise ConfigError(f"{AUTO_LABELS} is for source=folder with masks=DIR")
     path = config.out / "labels.yaml"
     if path.exists():
         raise ConfigError(f"{path} is there already: write labels={path}, or delete it")

@@ -1,20 +1,26 @@
-"""A label file for masks whose classes nobody has listed: what they hold, for the user to name."""
+"""What to write where a user does not know yet: a label file for masks, a size for pictures."""
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from tqdm import tqdm
 
-from maskrestore.config.labels import MOST_CLASSES
-from maskrestore.data.pictures import Mask, decode_mask
+from maskrestore.config.labels import MOST_CLASSES, LabelSet
+from maskrestore.config.networks import MaskGeneratorConfig
+from maskrestore.data.pictures import Mask, decode_mask, read_header
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.file_names import plain, visible
+from maskrestore.utils.file_names import PICTURES, plain, visible
 
 VOID = 255
 """The value that most data sets have where nobody annotated."""
 Color = tuple[int, int, int]
+STEP = 32
+"""Heights and widths are multiples of it."""
+SHARES = (1, 2, 4, 8, 16)
+"""By which sizes that are proposed are smaller than the pictures, per side."""
 
 
 def propose(masks: Path) -> str:
@@ -121,3 +127,57 @@ def free_color(number: int, used: set[Color]) -> Color:
         if (red, green, blue) not in used:
             return red, green, blue
         number += 1
+
+
+def propose_size(images: Path, labels: LabelSet) -> str:
+    """Sizes for the pictures beneath a folder, largest first, and the memory that training at each
+    takes. UserError if there is no picture, or one cannot be read."""
+    paths = [path for path in _beneath(images) if plain(path.name).endswith(PICTURES)]
+    if not paths:
+        raise UserError(f"images={images}: there is no picture, PNG or JPEG")
+    sizes = [read_header(path).size for path in tqdm(paths, "looking", unit="picture")]
+    width, height = (median(size[side] for size in sizes) for side in (0, 1))
+    narrow, wide = (f(w / h for w, h in sizes) for f in (min, max))
+    lines = [
+        f"{len(sizes)} pictures, {height:.0f}x{width:.0f} (height x width) in the middle, width / "
+        f"height from {narrow:.2f} to {wide:.2f}; all are resized to one size:"
+    ]
+    per_pixel = _bytes_per_pixel(labels)
+    for share in SHARES:
+        rows, columns = (max(STEP, round(side / share / STEP) * STEP) for side in (height, width))
+        size = f"size={rows}x{columns}"
+        memory = rows * columns * per_pixel / 1e9
+        lines.append(f"  {size:<16} {memory:7.2f} GB for each image of a batch")
+        if min(rows, columns) == STEP:
+            break
+    lines.append(
+        "The memory is that of what is kept for the gradient, with the default widths, the picture "
+        "seen beside the mask, and float32."
+    )
+    return "\n".join(lines)
+
+
+def _bytes_per_pixel(labels: LabelSet) -> float:
+    """What one pixel of a training step keeps, measured at a small size: it grows with the area."""
+    import torch  # the rest does without
+
+    from maskrestore.models.mask_generator import MaskGenerator
+
+    shape, side = MaskGeneratorConfig(), 2 * STEP
+    network = MaskGenerator(
+        labels.num_classes, shape.width, shape.hidden, (side, side), False, 1, True, "lite0"
+    )
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    seen = [torch.rand(1, channels, side, side) for channels in (labels.num_classes, 1, 1, 3)]
+    parameters = {part.untyped_storage().data_ptr() for part in network.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = network(*seen)
+    if not logits.requires_grad:
+        raise RuntimeError("nothing was kept: this measured no training")
+    return sum(size for at, size in kept.items() if at not in parameters) / side**2

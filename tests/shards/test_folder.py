@@ -1,6 +1,7 @@
 """A user's own folders: any encoding, size and label set; all that is wrong at once."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,20 @@ def test_other_sources_have_the_classes_of_cityscapes(tmp_path: Path) -> None:
         write([f"out={tmp_path}", "labels=fields"])
     with pytest.raises(ConfigError, match="images, masks: must be given"):
         write([f"out={tmp_path}", "source=folder", "labels=fields"])
+
+
+def test_sizes_are_proposed_with_the_memory_that_they_take(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (raw / "images").iterdir():
+        Image.new("RGB", (400, 200)).save(path)
+    words = [word.replace("size=32x64", "size=auto") for word in words_for(raw)]
+    write(words)
+    told = capsys.readouterr().out
+    assert "8 pictures, 200x400 (height x width) in the middle" in told
+    found = re.findall(r"size=(\d+)x(\d+) +([\d.]+) GB", told)
+    assert [f"{h}x{w}" for h, w, _ in found] == ["192x384", "96x192", "64x96", "32x64"]
+    largest, second = (float(memory) for *_, memory in found[:2])
+    assert largest == pytest.approx(4 * second, abs=0.02)
+    assert 0.2 < largest < 2  # a network of width 16 that sees the picture, 9 classes
+    assert not (raw.parent / "out").exists()
