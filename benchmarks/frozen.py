@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from benchmarks.labels import NUM_CLASSES
 from benchmarks.plain_spade import PlainGenerator
+from benchmarks.random_weights import calibrated
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.data import Size
 from maskrestore.config.settings import Section, parse
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
-from maskrestore.models.spade import SPADEGenerator
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.system import keep_freed_memory, set_up_torch
 
@@ -51,7 +51,7 @@ def ours(device: str, shape: tuple[int, int, int, int], precision: str) -> Calla
     """The program's own frozen generator, in its own environment."""
     set_up_torch()
     torch.manual_seed(0)
-    generator = FrozenGenerator(SPADEGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:]))
+    generator = FrozenGenerator(calibrated(NUM_CLASSES, WIDTH, HIDDEN, shape[2:]))
     network = in_precision(generator.to(device), precision)
     keep_freed_memory(torch.device(device).type)
     return passes(network, device, shape)
@@ -62,8 +62,9 @@ def plain(
 ) -> Callable[[], object]:
     """A plain SPADE, as a first user has it."""
     torch.manual_seed(0)
-    network = PlainGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:]).to(device).eval()
-    network.requires_grad_(not frozen)
+    network = PlainGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:])
+    network.load_state_dict(calibrated(NUM_CLASSES, WIDTH, HIDDEN, shape[2:]).state_dict())
+    network.to(device).eval().requires_grad_(not frozen)
 
     def call(segmap: Tensor) -> Tensor:
         network.zero_grad()
@@ -88,6 +89,8 @@ def passes(
         assert x.grad is not None  # noqa: S101
         return x.grad
 
+    if not once().isfinite().all():
+        raise RuntimeError("the gradient is not finite: this would measure nothing")
     return once
 
 

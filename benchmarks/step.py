@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks import plain_step
 from benchmarks.labels import NUM_CLASSES
+from benchmarks.random_weights import calibrated
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.data import Size
@@ -27,7 +28,6 @@ from maskrestore.data.loader import Batch
 from maskrestore.distributed.engine import Engine
 from maskrestore.distributed.processes import make_accelerator
 from maskrestore.models.build import load_frozen_generator
-from maskrestore.models.spade import SPADEGenerator
 from maskrestore.models.weights import save_spade_generator
 from maskrestore.monitoring.meter import Meter
 from maskrestore.training.setup import make_engine, make_objective
@@ -122,7 +122,7 @@ def _settings(config: StepBenchmark, folder: Path) -> list[str]:
     """Settings of a run of ours, with files of random weights in `folder`."""
     best = "bf16" if computes_bf16(config.device) else "fp32"
     torch.manual_seed(0)
-    generator = SPADEGenerator(NUM_CLASSES + 2, config.width, config.hidden, config.height_width)
+    generator = calibrated(NUM_CLASSES, config.width, config.hidden, config.height_width)
     save_spade_generator(generator, folder / "generator.pth")
     state = {k: v for k, v in vgg19().state_dict().items() if k.startswith("features.")}
     torch.save(state, folder / "vgg19.pth")

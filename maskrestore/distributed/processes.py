@@ -76,6 +76,9 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         use_cpu and settings.cpu_threads
     ):  # only now: Accelerate sets threads without OMP_NUM_THREADS
         torch.set_num_threads(settings.cpu_threads)
+    # On a GPU PyTorch computes float32 convolutions with 10 bits (TF32) unless it is told not to:
+    # fp32, and the features behind the image distances, are to be what they are called.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if accelerator.num_processes != size:
         raise ConfigError(
             f"WORLD_SIZE={size} processes were asked for, but {accelerator.num_processes} came up"

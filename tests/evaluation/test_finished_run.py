@@ -83,7 +83,10 @@ def evaluate_program(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_is_evaluated_again_and_its_result_says_how(finished_run: RunConfig) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     metrics = evaluate_run(finished_run)
+    assert not torch.backends.cudnn.allow_tf32  # fp32 is that on a GPU too
+    assert not torch.backends.cuda.matmul.allow_tf32
     result = json.loads((finished_run.run / "result.json").read_text())
     assert result["metrics"] == metrics
     assert metrics["num_samples"] == 3
