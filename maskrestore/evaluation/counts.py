@@ -29,7 +29,7 @@ def shapes(labels: LabelSet) -> dict[str, tuple[int, ...]]:
     return {
         # [annotated in the input?, pixels: all and correct ones, true class]
         "true": (2, 2, num_classes),
-        # [pixels: all, and those whose true class is evaluated, restored class]
+        # [pixels: all that count, and those whose true class is evaluated, restored class]
         "restored": (2, num_classes),
         # Pixels on the band of Boundary IoU: of the true mask, of the restored one, of both.
         "bands": (3, num_evaluated),
@@ -95,7 +95,7 @@ def count(
         calibration[:, 2] = _histogram(bins, NUM_BINS, whole)
     parts = [
         torch.stack([confusion.sum(3), confusion.diagonal(dim1=2, dim2=3)], 2),
-        torch.stack([confusion.sum((1, 2)), valid.sum((1, 3))], 1),
+        torch.stack([confusion[:, :, _counted(labels)].sum((1, 2)), valid.sum((1, 3))], 1),
         torch.stack(bands, 1),
         torch.stack(contours, 1),
         calibration,
@@ -116,6 +116,11 @@ def _counts(labels: LabelSet, true: Tensor) -> Tensor:
         if labels.has_unlabeled_class
         else (true != UNANNOTATED)
     )
+
+
+def _counted(labels: LabelSet) -> slice:
+    """The true classes that count."""
+    return slice(0 if labels.has_unlabeled_class else UNANNOTATED + 1, None)
 
 
 @cache
@@ -152,7 +157,7 @@ def figures(labels: LabelSet, sums: Tensor) -> dict[str, Tensor]:
     """SHARES of sums over samples, float64 [..., sum(sizes)] -> each [...], NaN where there is
     nothing to count."""
     parts, evaluated = split(labels, sums), list(labels.evaluated)
-    counted = slice(0 if labels.has_unlabeled_class else 1, None)
+    counted = _counted(labels)
     unannotated, annotated = (part[..., counted] for part in parts["true"].unbind(-3))
     whole = parts["true"].sum(-3)
     true, correct = whole.unbind(-2)

@@ -64,7 +64,15 @@ def test_what_nobody_knows_changes_no_figure() -> None:
         figures(labels, count(labels, guess, true, annotated, confidence).sum(0).double())
         for guess in (restored, other)
     )
-    for key in ("accu", "accu19", "accu_annotated", "accu_unannotated", "miou19", "ece"):
+    for key in (
+        "accu",
+        "accu19",
+        "accu_annotated",
+        "accu_unannotated",
+        "miou19",
+        "miou_all",
+        "ece",
+    ):
         assert one[key] == two[key], key
 
 

@@ -9,7 +9,7 @@ import torch
 from label_sets import CITYSCAPES, LABEL_ID, LABELS
 from torch import Tensor
 
-from maskrestore.evaluation import segmentation as metrics
+from maskrestore.evaluation.counts import figures as figures_of
 from maskrestore.evaluation.segmentation import SegmentationMetrics
 from maskrestore.runs.figures import SHARES
 
@@ -198,7 +198,7 @@ def test_intervals_are_those_of_samples_drawn_again_and_again() -> None:
         plain.append([again[name] for name in names])
     rows = torch.cat(metric.rows).view(count, -1).double()[by_key]
     times = torch.stack([torch.bincount(picks, minlength=count) for picks in drawn]).double()
-    resampled = metrics.figures(times @ rows)
+    resampled = figures_of(CITYSCAPES, times @ rows)
     for n, name in enumerate(names):
         expected = pytest.approx([values[n] for values in plain], rel=1e-12)
         assert resampled[name][:25].tolist() == expected
