@@ -216,7 +216,7 @@ def test_mistakes_in_what_is_given_are_explained(run: Path, tmp_path: Path) -> N
         ([f"checkpoint={run}/config.yaml"], "give a run folder, or the mask_generator.pth in it"),
         ([f"checkpoint={synthesis}"], "trains no mask generator"),
         ([f"checkpoint={unfinished}"], "the run is not finished"),
-        ([f"checkpoint={few}"], "restores 19 classes, but the masks here have 34"),
+        ([f"checkpoint={few}"], "restores 19 classes, but data.labels of"),
         ([f"checkpoint={wide}"], "does not fit MaskGenerator"),
         ([f"input={tmp_path}/empty"], "there are no PNG files (*.png) in this folder"),
         ([f"input={tmp_path}/nowhere"], "there is no such file or folder"),
