@@ -76,6 +76,7 @@ def _shard(
     class_pixels: NDArray[np.int64],
 ) -> Iterator[str]:
     """What is wrong with one tar; adds its keys and its histogram to those of the split."""
+    labels = labels_of(manifest, folder / MANIFEST)
     try:
         data = (folder / shard["name"]).read_bytes()
     except OSError as error:
@@ -123,7 +124,6 @@ def _shard(
             yield str(error)
             continue
         class_pixels += np.bincount(decoded.fine.ravel(), minlength=256)[: len(class_pixels)]
-        labels = labels_of(manifest, folder / MANIFEST)
         yield from _sample(decoded, manifest["height"], manifest["width"], labels)
 
 

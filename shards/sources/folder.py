@@ -16,7 +16,7 @@ from maskrestore.data.sample import Sample
 from maskrestore.inference.encodings import decode, detect, to_numbers
 from maskrestore.utils.errors import ConfigError, UserError
 from shards.sources.coarse import simulate_coarse
-from shards.sources.pairs import check, instances_of, pair
+from shards.sources.pairs import check, connected_things, pair
 from shards.sources.source import (
     FIRST_INSTANCE,
     Item,
@@ -135,8 +135,9 @@ def _sample(config: SourceConfig, encoding: Encoding, item: Item) -> Sample:
     image_path, mask_path, *others = item.files
     image = resize_image(read_image(image_path), height, width)
     whole = _numbers(mask_path, encoding, labels)
-    instance = instances_of(whole, labels.countable)
-    if config.instances is not None:
+    if config.instances is None:
+        instance = connected_things(whole, labels.countable)
+    else:
         instance = _things(others[-1], whole, labels)
     fine, instance = resize_ids(whole, height, width), resize_ids(instance, height, width)
     if config.coarse is not None:

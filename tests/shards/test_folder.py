@@ -17,6 +17,7 @@ from maskrestore.data.sample import Sample
 from maskrestore.data.shard_folder import ShardFolder, open_split
 from maskrestore.utils.errors import ConfigError, UserError
 from shards.sources.fields import FIELDS, draw
+from shards.sources.pairs import connected_things
 from shards.verify import verify
 from shards.write import main as write
 
@@ -119,6 +120,15 @@ def test_instances_are_given_or_found(raw: Path) -> None:
     write(found)
     there = samples(raw.parent / "found", "train") | samples(raw.parent / "found", "val")
     assert ((there["1"].instance >= 1000) == (things > 0)).all()
+
+
+def test_things_of_any_class_have_numbers_of_their_own() -> None:
+    fine = np.zeros((9, 9), np.uint8)
+    fine[0, 0], fine[2, 2], fine[4:6, 4:6], fine[8] = 91, 91, 200, 150
+    instance = connected_things(fine, (91, 200))
+    assert (instance[fine == 150] == 150).all()
+    things = [int(instance[place]) for place in ((0, 0), (2, 2), (4, 4), (5, 5))]
+    assert things == [1000, 1001, 1002, 1002]
 
 
 def test_masks_that_are_not_finished_are_the_coarse_ones(raw: Path) -> None:
