@@ -6,13 +6,12 @@ each, at the sizes of config=camvid, for four label sets.
 
 import sys
 from collections.abc import Callable, Sequence
-from statistics import median
 
 import torch
 from pydantic import PositiveInt
 from tqdm import tqdm
 
-from benchmarks.side_by_side import Side, conditions
+from benchmarks.side_by_side import Side, conditions, typical
 from benchmarks.step import ours
 from maskrestore.config.cli import run_program
 from maskrestore.config.labels import load_labels
@@ -69,9 +68,8 @@ def main(words: Sequence[str]) -> None:
             Side(resampling, name),
         ]
         for side in sides:
-            turns = [side.turn() for _ in range(pairs + 1)][1:]  # the first one warms up
-            seconds, peaks = zip(*turns, strict=True)
-            cells += [f"{1000 * median(seconds):.0f} ms", f"{max(peaks) / 1e6:.0f} MB"]
+            seconds, peak = typical(side, pairs)
+            cells += [f"{1000 * seconds:.0f} ms", f"{peak / 1e6:.0f} MB"]
         lines.append("| " + " | ".join(cells) + " |")
     print("\n".join(lines))
     print(f"\n{conditions('cpu')} Memory: the most that the process had.")

@@ -8,7 +8,6 @@ weights, which cost what trained ones cost.
 
 import sys
 from collections.abc import Callable, Sequence
-from statistics import median
 
 import torch
 from pydantic import PositiveInt
@@ -16,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.frozen import passes
-from benchmarks.side_by_side import Side, conditions
+from benchmarks.side_by_side import Side, conditions, typical
 from maskrestore.config.cli import run_program
 from maskrestore.config.settings import Section, parse
 from maskrestore.models.frozen import FrozenGenerator
@@ -98,9 +97,8 @@ def main(words: Sequence[str]) -> None:
         cells = [name, f"{size[0]}x{size[1]}"]
         for again in (False, True):
             side = Side(made, build, channels, size, again)
-            turns = [side.turn() for _ in range(pairs + 1)][1:]  # the first one warms up
-            seconds, peaks = zip(*turns, strict=True)
-            cells += [f"{median(seconds):.1f}", f"{max(peaks) / 1e9:.2f} GB"]
+            seconds, peak = typical(side, pairs)
+            cells += [f"{seconds:.1f}", f"{peak / 1e9:.2f} GB"]
         lines.append("| " + " | ".join(cells) + " |")
     print("\n".join(lines))
     print(f"\n{conditions('cpu')} One image, float32; memory: the most that the process had.")

@@ -124,6 +124,13 @@ class Side:
         return seconds, peak
 
 
+def typical(side: Side, turns: int) -> tuple[float, float]:
+    """(median seconds, most bytes) of some turns after one that warms up."""
+    measured = [side.turn() for _ in range(turns + 1)][1:]
+    seconds, peaks = zip(*measured, strict=True)
+    return median(seconds), max(peaks)
+
+
 def _serve(
     connection: Connection, make: Callable[..., Callable[[], object]], arguments: Any
 ) -> None:

@@ -7,14 +7,16 @@ ids; instances (connected parts) and coarse masks are simulated, since CamVid ha
 import zlib
 from functools import partial
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from maskrestore.config.data import SourceConfig
 from maskrestore.data.pictures import read_image
 from maskrestore.data.sample import Sample
 from maskrestore.utils.errors import ConfigError, UserError
 from shards.sources.coarse import simulate_coarse
-from shards.sources.pairs import check, instances_of, pair
+from shards.sources.pairs import check, pair
 from shards.sources.source import (
     COUNTABLE,
     FRAME_IDS,
@@ -74,8 +76,19 @@ def _read(height: int, width: int, seed: int, item: Item) -> Sample:
         wrong = [str(value) for value in np.unique(camvid_ids) if value >= len(CLASSES)]
         raise UserError(f"{mask_path}: ids {', '.join(wrong[:8])} are not 0..{len(CLASSES) - 1}")
     ids = TO_CITYSCAPES[camvid_ids]
-    instance = resize_ids(instances_of(ids, COUNTABLE), height, width)
+    instance = resize_ids(_instances(ids), height, width)
     fine = resize_ids(ids, height, width)
     rng = np.random.default_rng([seed, zlib.crc32(item.key.encode())])
     coarse = simulate_coarse(fine, instance, rng, FRAME_IDS)
     return Sample(item.key, image, fine, coarse, instance)
+
+
+def _instances(fine: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """class * 1000 + n for the n-th connected part of a countable class, else the class."""
+    instance = fine.astype(np.uint16)
+    for number in COUNTABLE:
+        _, parts = cv2.connectedComponents((fine == number).astype(np.uint8))
+        # Part 0 is the background; a class has 1000 numbers.
+        inside = (parts > 0) & (parts <= 1000)
+        instance[inside] = number * 1000 + parts[inside] - 1
+    return instance

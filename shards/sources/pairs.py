@@ -89,17 +89,6 @@ def check(item: Item, only_ids: bool = False) -> list[str]:
     return problems
 
 
-def instances_of(fine: NDArray[np.uint8], countable: Collection[int]) -> NDArray[np.uint16]:
-    """class * 1000 + n for the n-th connected part of a countable class, else the class."""
-    instance = fine.astype(np.uint16)
-    for number in countable:
-        _, parts = cv2.connectedComponents((fine == number).astype(np.uint8))
-        # Part 0 is the background; a class has 1000 numbers.
-        inside = (parts > 0) & (parts <= FIRST_INSTANCE)
-        instance[inside] = number * 1000 + parts[inside] - 1
-    return instance
-
-
 def connected_things(fine: NDArray[np.uint8], countable: Collection[int]) -> NDArray[np.uint16]:
     """The class, but a number of its own, from FIRST_INSTANCE on, for each connected part of a
     countable one: of classes beyond 65 class * 1000 has more than 16 bits."""
