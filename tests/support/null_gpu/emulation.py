@@ -1,0 +1,92 @@
+"""Results on the null GPU: its tensors are computed on the CPU, in their own memory."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+OF_MEMORY = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "set_"),
+    *("_local_scalar_dense", "record_stream", "is_pinned", "_pin_memory", "lift_fresh", "resize_"),
+    *("is_same_size", "_has_compatible_shallow_copy_type"),
+}
+"""Operations that compute nothing: torch does them itself."""
+COUNTS = ("launches", "synchronizations", "to_device", "to_host", "unpinned")
+
+
+def counts() -> dict[str, int]:
+    """What the device was asked for since the process began, or since reset_counts."""
+    found = (ctypes.c_long * len(COUNTS))()
+    ctypes.CDLL(None).null_gpu_counts(found)
+    return dict(zip(COUNTS, found, strict=True))
+
+
+def reset_counts() -> None:
+    ctypes.CDLL(None).null_gpu_reset()
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """The same memory as a tensor of the CPU."""
+    if tensor.numel() == 0:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    size = (1 + last) * tensor.element_size()
+    memory = (ctypes.c_uint8 * size).from_address(tensor.data_ptr())
+    whole = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype)
+    return whole.as_strided(tensor.shape, tensor.stride())
+
+
+class Emulation(TorchDispatchMode):
+    """Within it, operations on CUDA tensors have results."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [
+            x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor) and x.is_cuda
+        ]
+        asked = kwargs.get("device")
+        asked = None if asked is None else torch.device(asked)
+        name = function.overloadpacket.__name__
+        if not tensors and (asked is None or asked.type != "cuda"):
+            return function(*args, **kwargs)
+        if function.is_view or name in OF_MEMORY or function.namespace != "aten":
+            return function(*args, **kwargs)
+        originals: dict[int, Tensor] = {}
+
+        def lowered(x: Any) -> Any:
+            if isinstance(x, Tensor) and x.is_cuda:
+                copy = on_cpu(x)
+                originals[copy.data_ptr() if x.numel() else id(copy)] = x
+                return copy
+            if isinstance(x, torch.device) and x.type == "cuda":
+                return torch.device("cpu")
+            return x
+
+        device = tensors[0].device if tensors else asked
+        plain = tree_map(lowered, kwargs)
+        if asked is not None:
+            plain["device"] = torch.device("cpu")
+        plain.pop("pin_memory", None)
+        if name == "_to_copy":
+            plain.pop("non_blocking", None)
+        result = function(*tree_map(lowered, args), **plain)
+        if name == "_to_copy" and asked is not None and asked.type == "cpu":
+            return result
+
+        def raised(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            known = originals.get(x.data_ptr() if x.numel() else id(x))
+            if known is not None and known.shape == x.shape and known.dtype == x.dtype:
+                return known
+            y = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+            if x.numel():
+                on_cpu(y).copy_(x)
+            return y
+
+        return tree_map(raised, result)
