@@ -23,26 +23,11 @@ WANTED = re.compile(
     r"(cu[A-Z]|cuda|cublas|cudnn|cusparse|cusolver|cufft|curand|nccl|nvrtc|__cuda)\w*"
 )
 LIBRARIES = ("c10_cuda", "torch_cuda", "torch_cuda_linalg", "torch_python", "caffe2_nvrtc")
-EMPTY_MACROS = [
-    "host",
-    "device",
-    "global",
-    "shared",
-    "constant",
-    "managed",
-    "noinline",
-    "forceinline",
-    "thread",
-    "import",
-    "export",
-    "cdecl",
-    "specialization_static",
-    "static",
-    "device_builtin",
-    "device_builtin_texture_type",
-    "device_builtin_surface_type",
-    "cudart_builtin",
-]
+EMPTY_MACROS = (
+    *("host", "device", "global", "shared", "constant", "managed", "noinline", "forceinline"),
+    *("thread", "import", "export", "cdecl", "specialization_static", "static", "cudart_builtin"),
+    *("device_builtin", "device_builtin_texture_type", "device_builtin_surface_type"),
+)
 """Of CUDA's host_defines.h, which comes with the compiler and not with torch."""
 
 PREAMBLE = """
