@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,53 @@ class Frozen(nn.Module):
     """
 
     def freeze(self) -> None:
-        """Call at the end of __init__."""
+        """Call at the end of __init__. Convolutions forget their inputs from here on."""
         self.requires_grad_(False)
         self.train()
+        for module in self.modules():
+            if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+                module.__class__ = FrozenConv2d
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: `parent.train()` must not wake batch statistics up."""
         return super().train(False)
+
+
+class FrozenConv2d(nn.Conv2d):
+    """A convolution whose weights get no gradient, and that keeps no input for one.
+
+    PyTorch's remembers its input whatever is asked of it; the gradient to the input needs the
+    weights alone, so that in a row of frozen layers all that stands between them can go.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B,in_channels,H,W] -> [B,out_channels,h,w]."""
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        if torch.is_autocast_enabled(input.device.type):  # it would choose the formats in between
+            return super().forward(input)
+        places = (self.stride, self.padding, self.dilation, self.groups)
+        result: Tensor = _FrozenConvolution.apply(input, self.weight, self.bias, *places)
+        return result
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.places = x.shape, places
+        return torch.conv2d(x, weight, bias, *places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        [weight], (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.places
+        # Of the input its size is wanted, and nothing of its values.
+        nothing = gradients[0].new_empty(1).expand(ctx.size)
+        of_x, _, _ = torch.ops.aten.convolution_backward(
+            *(gradients[0], nothing, weight, None, stride, padding, dilation, False, [0, 0]),
+            *(groups, [True, False, False]),
+        )
+        return of_x, *[None] * 6
 
 
 class FrozenGenerator(Frozen):
