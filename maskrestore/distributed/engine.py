@@ -152,8 +152,9 @@ def load_moments(
         parameter = parameters[name]
         optimizer.state[parameter] = {
             "step": torch.tensor(float(saved["step"]), device=parameter.device),
-            "exp_avg": average.to(parameter.device, copy=True),
-            "exp_avg_sq": square.to(parameter.device, copy=True),
+            # In the parameter's layout: fused Adam goes through memory.
+            "exp_avg": torch.empty_like(parameter, dtype=average.dtype).copy_(average),
+            "exp_avg_sq": torch.empty_like(parameter, dtype=square.dtype).copy_(square),
         }
 
 

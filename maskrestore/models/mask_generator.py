@@ -62,7 +62,10 @@ class MaskGenerator(FusedTrunk):
         parts = [part.to(start.dtype) for part in (start, valid, *further)]
         if self.image_features is not None:
             parts.append(self.image_features(further[-1]))
-        logits = self.conv_logits(self.features(torch.cat(parts, dim=1)))
+        seen = torch.cat(parts, dim=1)
+        if seen.is_cuda:  # all that follows keeps this layout, whatever that of the weights
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        logits = self.conv_logits(self.features(seen))
         restored: Tensor = logits + self.input_gain * start
         return restored
 

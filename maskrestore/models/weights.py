@@ -44,7 +44,9 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     Raises UserError where the folder cannot be written or the disk is full.
     """
     plain = {
-        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        name: tensor.detach()
+        .to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        .contiguous()
         for name, tensor in state.items()
     }
     buffer = io.BytesIO()

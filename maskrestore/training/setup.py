@@ -55,6 +55,8 @@ def make_engine(
     if state is not None:
         load_into(network, state["weights"], source)
     network = network.to(accelerator.device)
+    if accelerator.device.type == "cuda":  # tensor cores read channels first; cuDNN would transpose
+        network = network.to(memory_format=torch.channels_last)
     if config.distributed.engine == "ddp":
         return Replicated(accelerator, config, network, betas, state)
     from maskrestore.distributed.zero import Sharded

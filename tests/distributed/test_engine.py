@@ -11,7 +11,7 @@ import torch
 from tiny_runs import end_of, start_ranks
 
 from maskrestore.config.run import load_config
-from maskrestore.distributed.engine import State
+from maskrestore.distributed.engine import State, load_moments
 from maskrestore.distributed.processes import make_accelerator
 from maskrestore.training.setup import make_engine
 
@@ -210,3 +210,19 @@ def test_batch_statistics_are_taken_back_with_a_step_that_is_left_out() -> None:
     assert all(torch.equal(first[name], second[name]) for name in statistics)
     assert all(third[name].isfinite().all() for name in statistics)
     assert not torch.equal(first["0.running_mean"], third["0.running_mean"])
+
+
+def test_an_optimizer_of_another_layout_goes_on_from_saved_moments() -> None:
+    """As on a GPU (channels_last) from a checkpoint of a CPU: fused Adam goes through memory."""
+    torch.manual_seed(0)
+    weight, gradient, average, square = torch.rand(4, 2, 3, 4, 5)
+    stepped = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        parameter = torch.nn.Parameter(weight.clone(memory_format=layout))
+        adam = torch.optim.Adam([parameter], lr=0.1, fused=True)
+        saved = {"step": 3, "moments": {"weight": [average, square]}}
+        load_moments(adam, {"weight": parameter}, saved)
+        parameter.grad = gradient.clone(memory_format=layout)
+        adam.step()
+        stepped.append(parameter.detach())
+    assert torch.equal(stepped[0], stepped[1])

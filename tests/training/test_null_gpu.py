@@ -1,0 +1,88 @@
+"""Whole runs on a GPU that is not there, computed on the CPU: what CUDA's dispatch makes of them."""
+
+import json
+from pathlib import Path
+
+import null_gpu
+import pytest
+from tiny_runs import Words, losses_of
+
+from maskrestore.config.run import load_config
+from maskrestore.training.loop import train
+
+START = """
+import json
+from maskrestore.config.run import load_config
+from maskrestore.training import loop
+config = load_config(json.loads('''{words}'''))
+"""
+WATCHED = """
+CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
+LAYOUT = torch.channels_last
+others = set()
+
+class Watched(Emulation):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for x in args[:2] if function in CONVOLUTIONS else ():
+            is_picture = x.shape[1] in (3, 34, 36)  # real ones, and segmaps
+            has_values = x.stride()[0] > 0
+            if has_values and not (is_picture or x.is_contiguous(memory_format=LAYOUT)):
+                others.add((function.name(), tuple(x.shape)))
+        return super().__torch_dispatch__(function, types, args, kwargs)
+
+with Watched():
+    loop.train(config)
+print(sorted(others))
+"""
+COUNTED = """
+seen = []
+take_step = loop.take_step
+
+def counted(*args):
+    seen.append(counts())
+    if len(seen) == 10:
+        print(json.dumps(seen[3:]))  # the first steps make things ready
+        raise SystemExit  # what it has drawn cannot be judged
+    return take_step(*args)
+
+loop.take_step = counted
+loop.train(config)
+"""
+
+
+def run_on_it(script: str, words: list[str]) -> str:
+    whole = [*words, "distributed.device=cuda"]
+    return null_gpu.run_there(START.format(words=json.dumps(whole)) + script)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "precision", "frozen", "tolerance"),
+    [("ce_vgg_l1", "fp32", "fp32", 1e-4), ("ce_l1", "bf16", "fp16", 5e-2)],
+)
+def test_a_run_computes_on_it_what_it_computes_on_a_cpu(
+    words: Words, loss: str, precision: str, frozen: str, tolerance: float
+) -> None:
+    precisions = (f"distributed.precision={precision}", f"distributed.frozen_precision={frozen}")
+    here = load_config(words("cpu", f"loss={loss}"))
+    there = load_config(words("gpu", f"loss={loss}"))
+    expected = train(here)["metrics"]
+    told = run_on_it(WATCHED, words("gpu", f"loss={loss}", *precisions))
+    found = json.loads(Path(there.run / "result.json").read_text())["metrics"]
+    for name in ("accu", "miou19", "boundary_f3", "ece"):
+        assert found[name] == pytest.approx(expected[name], abs=10 * tolerance), name
+    for (_, mine), (_, other) in zip(losses_of(there.run), losses_of(here.run), strict=True):
+        assert mine == pytest.approx(other, rel=tolerance)
+    assert told.strip().splitlines()[-1] == "[]"  # nothing is transposed around a convolution
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["densify", "synthesis"])
+def test_the_host_waits_for_nothing_between_two_reports(words: Words, task: str) -> None:
+    more = ("training.num_images=96", "generator.num_images=96", "training.log_images=96")
+    more += ("loss=ce_vgg_l1", "training.checkpoint_images=96")
+    counted = json.loads(run_on_it(COUNTED, words("run", f"task={task}", *more)).splitlines()[-1])
+    assert len(counted) == 7
+    assert len({counts["synchronizations"] for counts in counted}) == 1
+    assert counted[-1]["launches"] > counted[0]["launches"]
+    assert len({counts["unpinned"] for counts in counted}) == 1
