@@ -1,4 +1,4 @@
-"""Whole runs on a GPU that is not there, computed on the CPU: what CUDA's dispatch makes of them."""
+"""Whole runs on a GPU that is not there, computed on the CPU: what CUDA makes of them."""
 
 import json
 from pathlib import Path
