@@ -11,8 +11,8 @@ import torch
 from pydantic import PositiveInt
 from tqdm import tqdm
 
+from benchmarks.our_step import ours
 from benchmarks.side_by_side import Side, conditions, typical
-from benchmarks.step import ours
 from maskrestore.config.cli import run_program
 from maskrestore.config.labels import load_labels
 from maskrestore.config.settings import Section, parse

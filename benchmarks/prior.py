@@ -9,8 +9,8 @@ from functools import partial
 
 from pydantic import PositiveInt
 
+from benchmarks.our_step import ours
 from benchmarks.side_by_side import Comparison, Side, conditions, in_turns, table
-from benchmarks.step import ours
 from maskrestore.config.cli import run_program
 from maskrestore.config.settings import Section, parse
 

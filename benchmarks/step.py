@@ -6,34 +6,22 @@ both generators, with VGG19 of random weights.
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
 from pydantic import PositiveInt
-from torchvision.models import vgg19
 from tqdm import tqdm
 
 from benchmarks import plain_step
-from benchmarks.labels import NUM_CLASSES
-from benchmarks.random_weights import calibrated
+from benchmarks.our_step import ours, save_random_networks
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.data import Size
-from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
-from maskrestore.data.loader import Batch
-from maskrestore.distributed.engine import Engine
-from maskrestore.distributed.processes import make_accelerator
-from maskrestore.models.build import load_frozen_generator
-from maskrestore.models.weights import save_spade_generator
-from maskrestore.monitoring.meter import Meter
-from maskrestore.training.setup import make_engine, make_objective
-from maskrestore.training.step import take_step
 from maskrestore.utils.errors import UserError
-from maskrestore.utils.system import keep_freed_memory, set_up_torch
 
 
 class StepBenchmark(Section):
@@ -57,27 +45,6 @@ class StepBenchmark(Section):
         """`size` as two integers."""
         height, width = self.size.split("x")
         return int(height), int(width)
-
-
-def ours(words: Sequence[str]) -> Callable[[], object]:
-    """The loop's step, in its own environment."""
-    set_up_torch()
-    config = load_config(words)
-    accelerator = make_accelerator(config, for_training=True)
-    device = accelerator.device
-    objective = make_objective(config, load_frozen_generator(config, device), device)
-    engines: dict[str, Engine] = {}
-    meter = Meter(device, active=False)
-    for phase in objective.phases():
-        bare = objective.networks[phase.network]
-        engine = make_engine(accelerator, config, bare, phase.betas, None, "the benchmark")
-        engines[phase.network], objective.networks[phase.network] = engine, engine.network
-    size = (config.training.batch_size, *config.data.height_width)
-    label_map = torch.randint(0, config.data.labels.num_classes, size)
-    image = torch.randint(0, 256, (size[0], 3, *size[1:]), dtype=torch.uint8)
-    batch = Batch(("",) * size[0], image, label_map, label_map, label_map).to(device)
-    keep_freed_memory(device.type)
-    return lambda: take_step(config, objective, engines, batch, 1, meter).total.item()
 
 
 def main(words: Sequence[str]) -> None:
@@ -121,11 +88,9 @@ def main(words: Sequence[str]) -> None:
 def _settings(config: StepBenchmark, folder: Path) -> list[str]:
     """Settings of a run of ours, with files of random weights in `folder`."""
     best = "bf16" if computes_bf16(config.device) else "fp32"
-    torch.manual_seed(0)
-    generator = calibrated(NUM_CLASSES, config.width, config.hidden, config.height_width)
-    save_spade_generator(generator, folder / "generator.pth")
-    state = {k: v for k, v in vgg19().state_dict().items() if k.startswith("features.")}
-    torch.save(state, folder / "vgg19.pth")
+    generator, perceptual = save_random_networks(
+        folder, config.width, config.hidden, config.height_width
+    )
     return [
         f"distributed.device={config.device}",
         f"distributed.precision={best}",
@@ -134,9 +99,9 @@ def _settings(config: StepBenchmark, folder: Path) -> list[str]:
         f"training.batch_size={config.batch_size}",
         f"mask_generator.width={config.width}",
         f"mask_generator.hidden={config.hidden}",
-        f"generator.path={folder / 'generator.pth'}",
+        f"generator.path={generator}",
         "perceptual.network=vgg19",
-        f"perceptual.weights={folder / 'vgg19.pth'}",
+        f"perceptual.weights={perceptual}",
         f"run={folder / 'run'}",
     ]
 

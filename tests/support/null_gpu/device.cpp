@@ -309,6 +309,10 @@ API int cublasGetMathMode(void*, int* mode) { *mode = 0; return 0; }
 API int cublasGetPointerMode_v2(void*, int* mode) { *mode = 0; return 0; }
 API size_t cudnnGetVersion() { return 92600; }
 API size_t cudnnGetCudartVersion() { return CUDART_VERSION; }
+API int cudnnGetProperty(int kind, int* value) {  // major, minor, patch
+  *value = kind == 0 ? 9 : kind == 1 ? 26 : 0;
+  return 0;
+}
 API const char* cudnnGetErrorString(int) { return "null cuDNN"; }
 
 struct UniqueId { char bytes[128]; };

@@ -1,0 +1,1 @@
+"""Everything that a GPU has to answer, in one prepared command: python -m benchmarks.gpu."""

@@ -1,0 +1,60 @@
+"""Whether a full step ever waits for its data: the loader alone, then feeding that step."""
+
+import subprocess
+import sys
+import time
+
+import torch
+
+from benchmarks.gpu.rows import step_words
+from benchmarks.gpu.runs import ROOT
+from benchmarks.gpu.settings import Figure, GpuBenchmark
+from benchmarks.our_step import make_our_step
+from maskrestore.config.run import load_config
+from maskrestore.data.loader import training_batches
+
+
+def loader(config: GpuBenchmark) -> list[Figure]:
+    """Samples a second for several numbers of threads, and the share of a step spent on data."""
+    shards = config.out / "shards"
+    if not (shards / "manifest.json").is_file():
+        source = ("source=streetscenes", f"size={config.size}", "num_train=96", "num_val=4")
+        command = [sys.executable, "shards/write.py", *source, f"out={shards}"]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    found = []
+    number = max(2, config.repeats)
+    words = [*step_words(config, config.batch_size), f"data.shards={shards}"]
+    for threads in (1, 4, 8):
+        run = load_config([*words, f"data.threads={threads}"])
+        batches = training_batches(run, 0, 0, 1)
+        next(batches)
+        began = time.perf_counter()
+        for _ in range(number):
+            next(batches)
+        speed = number * config.batch_size / (time.perf_counter() - began)
+        batches.close()
+        found.append(Figure(f"loader, {threads} threads", speed, "samples/s"))
+    step = make_our_step([*words, "data.threads=4"])
+    batches = training_batches(step.config, 0, 0, 1)
+    device = torch.device(config.device)
+    seconds = {}
+    for fed in (False, True, False, True):  # the first turn of each warms up
+        _wait(config.device)
+        began = time.perf_counter()
+        for _ in range(number):
+            step.take(next(batches).to(device) if fed else None)
+        _wait(config.device)
+        seconds[fed] = (time.perf_counter() - began) / number
+    batches.close()
+    share = 1 - seconds[False] / seconds[True]
+    return [
+        *found,
+        Figure("step on a batch that lies there", 1000 * seconds[False], "ms"),
+        Figure("step fed from shards", 1000 * seconds[True], "ms"),
+        Figure("share of a step for loader and copies", share, "", "< 0.05"),
+    ]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

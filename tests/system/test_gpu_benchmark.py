@@ -1,0 +1,69 @@
+"""python -m benchmarks.gpu in small, on the CPU, and on the GPU that is not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from forked import ROOT
+
+SMALL = (
+    *("device=cpu", "size=32x64", "large_size=32x64", "width=2", "hidden=4", "batch_size=1"),
+    *("steps=4", "repeats=1"),
+)
+
+
+def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", *SMALL, f"out={out}", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+
+
+@pytest.mark.slow
+def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = json.loads((tmp_path / "figures.json").read_text())["parts"]
+    assert list(kept) == ["facts", "precision", "runs", "rows", "loader", "variants"]
+    figures = {f["what"]: f["value"] for part in kept.values() for f in part["figures"]}
+    assert figures["resumed half-way, bit for bit"] is True
+    assert figures["gradcheck: frozen convolution"] is True
+    assert figures["counts of masks equal the CPU's"] is True
+    assert figures["frozen fp32, 1 of 32x64: gradient"] > 0.9999
+    assert figures["restore.py: files that differ from the CPU's"] == 0
+    assert figures["step, batch 2, ours"] > 0
+    assert "step, frozen networks compiled: times as fast" in figures
+    # One line for each figure, the table last, and nothing that was not measured.
+    line = f"| rows | step, batch 2, ours | {figures['step, batch 2, ours']:.4g} ms | |"
+    assert line in done.stdout
+    assert "not measured" not in done.stdout
+    kept["facts"]["figures"][0]["value"] = "kept"
+    kept["loader"] = {"failed": "took longer"}
+    content = json.loads((tmp_path / "figures.json").read_text()) | {"parts": kept}
+    (tmp_path / "figures.json").write_text(json.dumps(content))
+    again = run(tmp_path)
+    assert "rows: is there already" in again.stdout
+    assert "| facts | cores of the host | kept |" in again.stdout
+    assert "| loader | step fed from shards |" in again.stdout
+
+
+def test_what_lacks_time_is_told(tmp_path: Path) -> None:
+    done = run(tmp_path, "seconds=1")  # ten on a CPU, fewer than a part needs
+    assert done.returncode == 2
+    assert "| facts | | not measured: no time was left | |" in done.stdout
+    assert "| variants | | not measured: no time was left | |" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "the same command again tries it" in done.stderr
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", f"out={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert "there is no GPU here; device=cpu rehearses the program" in done.stderr
