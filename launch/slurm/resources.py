@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -59,15 +60,22 @@ class SlurmConfig(Section):
     """Restarts after crashes without a new checkpoint in between, after which a run is given up;
     of others, such as preemption, five times as many."""
     container: str = ""
-    """Image in which tasks run, for clusters with pyxis (srun --container-image)."""
+    """Image in which tasks run: a file that ends in .sif by `apptainer exec`, anything else by
+    pyxis (srun --container-image)."""
     container_mounts: str = ""
-    """Folders that the container sees, as pyxis takes them: /data,/home/me:/home/me."""
+    """Further folders that the container sees: /data,/scratch/me:/scratch. The working folder, the
+    grid's, and those of data and weights in the settings are seen anyway."""
     python: str = ""
     """Python of the tasks; empty is the one that runs submit.py, in a container python3."""
     setup: tuple[str, ...] = ()
     """Lines of shell before a job's work, such as [module load cuda]."""
     sbatch: Annotated[tuple[str, ...], AfterValidator(_options)] = ()
     """Further options of sbatch, such as [--reservation=mine, --exclusive]."""
+
+    @property
+    def is_apptainer(self) -> bool:
+        """Whether the container is one of Apptainer."""
+        return self.container.endswith(".sif")
 
     @property
     def num_tasks_per_node(self) -> int:
@@ -154,6 +162,7 @@ def check_resources(resources: SlurmConfig, rows: Sequence[Partition]) -> None:
     mistakes = [] if [] in lacks else [line for lines in lacks for line in lines]
     if mistakes and len(partitions) > 1:
         mistakes.insert(0, f"slurm.partition={resources.partition}: none of them can give it all")
+    mistakes += _container_mistakes(resources)
     if resources.signal_seconds >= resources.minutes * 60:
         mistakes.append(
             f"slurm.signal_seconds={resources.signal_seconds}: not before a time limit of "
@@ -161,6 +170,23 @@ def check_resources(resources: SlurmConfig, rows: Sequence[Partition]) -> None:
         )
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+
+
+def _container_mistakes(resources: SlurmConfig) -> list[str]:
+    """Files and folders that a container takes and that are not there, seen from here."""
+    image = resources.container
+    mistakes = []
+    if image.endswith((".sif", ".sqsh")) and not Path(image).is_file():
+        mistakes.append(
+            f"slurm.container={image}: no such file; containers/README.md says how to build one"
+        )
+    sources = [mount.partition(":")[0] for mount in resources.container_mounts.split(",") if mount]
+    mistakes += [
+        f"slurm.container_mounts: {source} is not there"
+        for source in sources
+        if not Path(source).exists()
+    ]
+    return mistakes
 
 
 def _choose_partitions(names: str, rows: Sequence[Partition]) -> list[list[Partition]]:

@@ -24,7 +24,7 @@ from launch.slurm.resources import SlurmConfig, check_resources, read_partitions
 from launch.slurm.sbatch import Step, check_steps, show_step
 from launch.slurm.submission import Queue, read_queue, submit_step, withdraw_left_over
 from maskrestore.config.inference import RestoreConfig
-from maskrestore.config.settings import docstring, flatten, merge, read_words, validate
+from maskrestore.config.settings import docstring, flatten, merge, paths_in, read_words, validate
 from maskrestore.utils.errors import ConfigError, UserError
 
 KIND = "restore"
@@ -204,4 +204,4 @@ def plan_step(
         jobs.append(RestoreTask(config, run))
         facts = {"run": str(run), "num_masks": len(range(number, num_masks, num_parts))}
         cells[run.name] = config.model_dump(mode="json") | facts
-    return Step(KIND, jobs, cells, resources)
+    return Step(KIND, jobs, cells, resources, frozenset(paths_in(restoration)))

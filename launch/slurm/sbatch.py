@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm.commands import test_only
+from launch.slurm.container import find_mounts, python_of, step_options
 from launch.slurm.resources import SlurmConfig
 from maskrestore.utils.errors import ConfigError
 
@@ -25,6 +26,8 @@ class Step:
     jobs: list[Callable[[], Any]]
     cells: dict[str, dict[str, Any]]
     resources: SlurmConfig
+    paths: frozenset[Path] = frozenset()
+    """What the settings name, for a container to see."""
     after: tuple[tuple[str, str], ...] = ()
 
 
@@ -43,7 +46,7 @@ def new_folder(grid_folder: Path, kind: str) -> Path:
 
 
 def make_executor(
-    folder: Path, resources: SlurmConfig, code: Path, after: Sequence[str] = (), parallel: int = 0
+    folder: Path, step: Step, code: Path, after: Sequence[str] = (), parallel: int = 0
 ) -> Any:
     """submitit's executor for the jobs of one submission.
 
@@ -51,16 +54,14 @@ def make_executor(
     """
     from submitit import SlurmExecutor
 
-    python = resources.python or ("python3" if resources.container else None)
-    supervisor = [sys.executable, "-m", "launch.slurm.supervisor"]
-    step = ["--kill-on-bad-exit=0", "--wait=60"]  # all tasks end within a second of each other
-    if resources.cpus_per_task:
-        step.append(f"--cpus-per-task={resources.cpus_per_task}")  # srun does not ask sbatch
+    resources = step.resources
+    mounts = ""
     if resources.container:
-        step.append(f"--container-image={resources.container}")
-        step.append(f"--container-workdir={Path.cwd()}")  # relative paths mean the same inside
-    if resources.container_mounts:
-        step.append(f"--container-mounts={resources.container_mounts}")
+        mounts = find_mounts(resources.container_mounts, {folder.parents[1], *step.paths})
+    supervisor = [sys.executable, "-m", "launch.slurm.supervisor"]
+    srun = ["--kill-on-bad-exit=0", "--wait=60"]  # all tasks end within a second of each other
+    if resources.cpus_per_task:
+        srun.append(f"--cpus-per-task={resources.cpus_per_task}")  # srun does not ask sbatch
     options = [option.removeprefix("--").partition("=") for option in resources.sbatch]
     # A node's GPUs that nobody asked for are not this job's, and that it cannot use them no fault.
     has_gpus = resources.gpus_per_node or any(
@@ -80,7 +81,7 @@ def make_executor(
         "signal_delay_s": resources.signal_seconds,
         "wckey": "",  # submitit's own is refused where keys are checked
         "stderr_to_stdout": True,
-        "srun_args": step,
+        "srun_args": [*srun, *step_options(resources, mounts)],
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"}
         | {key: value if equals else True for key, equals, value in options},
         "setup": [
@@ -96,7 +97,7 @@ def make_executor(
     }
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         parameters[name] = getattr(resources, name) or None
-    executor = SlurmExecutor(folder, python=python)
+    executor = SlurmExecutor(folder, python=python_of(resources, mounts, bool(has_gpus)))
     executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
     return executor
 
@@ -116,7 +117,7 @@ def try_step(step: Step, grid_folder: Path, parallel: int) -> str:
     """What `sbatch --test-only` finds wrong with a step; "" if nothing is."""
     # Without those that it waits for: they have no ids yet, and sbatch refuses any other word.
     executor = make_executor(
-        new_folder(grid_folder, step.kind), step.resources, grid_folder / "code", parallel=parallel
+        new_folder(grid_folder, step.kind), step, grid_folder / "code", parallel=parallel
     )
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / f"{step.kind}.sh"
@@ -137,7 +138,7 @@ def show_step(step: Step, grid_folder: Path, parallel: int) -> bool:
         new_folder(grid_folder, step.kind),
         [f"{how}:<{kind}>" for how, kind in step.after],
     )
-    executor = make_executor(folder, step.resources, grid_folder / "code", after, parallel)
+    executor = make_executor(folder, step, grid_folder / "code", after, parallel)
     print(f"\n--- sbatch script of {step.kind}: {', '.join(step.cells) or step.kind}")
     print(script_of(executor, len(step.jobs)))
     complaint = try_step(step, grid_folder, parallel)

@@ -154,7 +154,7 @@ def submit_step(
     after, parallel: as make_executor takes them. Raises UserError if sbatch refuses it.
     """
     folder = new_folder(grid_folder, step.kind)
-    executor = make_executor(folder, step.resources, code, after, parallel)
+    executor = make_executor(folder, step, code, after, parallel)
     folder.mkdir(parents=True)
     before = [submission.order[0] for submission in read_submissions(grid_folder)]
     content = {

@@ -17,6 +17,9 @@ RESUME_STATUS = 75
 """Exit status of a run that was asked to stop and saved: run the same command again (EX_TEMPFAIL
 of sysexits.h)."""
 
+OURS = ("maskrestore", "shards", "launch", "benchmarks")
+"""Modules whose absence is a fault of the program."""
+
 
 def run_program(
     main: Callable[[Sequence[str]], int | None],
@@ -31,10 +34,11 @@ def run_program(
     is alone and speaks, though a launcher's numbers were left in its shell.
 
     --help prints usage (None: the program's docstring) and schema, less the `hidden` settings; a
-    program without settings has no schema. ConfigError, UserError and failures
-    of the file system (a full disk, a folder without permission) become one message on stderr and
-    status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130; a reader of
-    our output that has gone, as in `| head`, is what a shell makes of SIGPIPE, 141, without a word.
+    program without settings has no schema. ConfigError, UserError, packages that are not installed
+    and failures of the file system (a full disk, a folder without permission) become one message on
+    stderr and status 2; Interrupted is RESUME_STATUS; Ctrl-C where nothing is to be saved is 130; a
+    reader of our output that has gone, as in `| head`, is what a shell makes of SIGPIPE, 141,
+    without a word.
     """
     set_up_streams()
     set_up_torch()
@@ -60,6 +64,15 @@ def run_program(
         return 2
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith(OURS):
+            raise
+        print(
+            f"the Python package of the module {error.name} is not installed, and this needs it: "
+            "requirements.txt has it",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout.fileno()):

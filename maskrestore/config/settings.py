@@ -133,6 +133,15 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
+def paths_in(settings: Section) -> Iterator[Path]:
+    """Every path that the settings name."""
+    for _, value in settings:
+        if isinstance(value, Section):
+            yield from paths_in(value)
+        elif isinstance(value, Path):
+            yield value
+
+
 def describe(schema: type[Section], prefix: str = "", hidden: Collection[str] = ()) -> str:
     """The schema as the text of --help: dotted key, type, default, meaning with its unit.
 

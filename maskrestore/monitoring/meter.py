@@ -5,14 +5,15 @@ step. On a GPU the marks are events on its stream, read long after, so that noth
 device and the seconds are the device's, not those of the Python that runs ahead of it.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -188,7 +189,7 @@ def peak_flops(device: torch.device, given: float) -> float:
 
 def _memory(device: torch.device) -> list[float]:
     """The columns of USAGE behind the first two."""
-    host = [psutil.Process().memory_info().rss, psutil.virtual_memory().total]
+    host = _host_memory()
     if device.type != "cuda":
         return [*host, 0, 0, 0, 0]
     facts = torch.cuda.memory_stats(device)
@@ -199,3 +200,14 @@ def _memory(device: torch.device) -> list[float]:
         torch.cuda.get_device_properties(device).total_memory,
         facts["num_alloc_retries"],
     ]
+
+
+def _host_memory() -> list[float]:
+    """Bytes of main memory that this process has, and that its machine has."""
+    try:
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except FileNotFoundError:  # no Linux
+        import psutil
+
+        return [psutil.Process().memory_info().rss, psutil.virtual_memory().total]
+    return [size * os.sysconf("SC_PAGE_SIZE") for size in (resident, os.sysconf("SC_PHYS_PAGES"))]

@@ -2,6 +2,7 @@
 
 import mmap
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -72,3 +73,9 @@ def test_memory_is_what_is_resident_and_what_the_machine_has() -> None:
         assert 0.9 * len(kept) < after["host"] - before["host"] < 3 * len(kept)
     assert 0 < after["host"] < after["host_limit"] == before["host_limit"]
     assert [after[name] for name in ("allocated", "reserved", "device_limit", "retries")] == [0] * 4
+
+
+def test_memory_is_what_psutil_tells() -> None:
+    usage = dict(zip(USAGE, Meter(torch.device("cpu")).read().usage.tolist(), strict=True))
+    assert usage["host_limit"] == psutil.virtual_memory().total
+    assert usage["host"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)

@@ -145,8 +145,8 @@ def test_submit_hands_over_one_array_and_waits_for_its_end(
     assert not list(tmp_path.glob("out*"))
     refused = cluster.launch("submit.py", *words, "slurm.nodes=2", status=2)
     assert "slurm.nodes: not for restoring; leave it out" in refused
-    contained = cluster.launch("submit.py", *words, "slurm.container=x.sqsh", "dry_run=true")
-    assert f"--container-image=x.sqsh --container-workdir={Path.cwd()}" in contained
+    contained = cluster.launch("submit.py", *words, "slurm.container=x", "dry_run=true")
+    assert f"--container-image=x --container-workdir={Path.cwd()}" in contained
     assert "no such partition" in cluster.launch("submit.py", *words, "slurm.partition=x", status=2)
 
     shown = cluster.launch("submit.py", *words, "slurm.sbatch=[--hold]")

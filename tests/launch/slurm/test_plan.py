@@ -51,11 +51,13 @@ def test_shards_generator_cells_and_report_wait_for_each_other(
 def test_the_profile_lies_below_the_words(
     slurm: FakeSlurm, words: list[str], tmp_path: Path
 ) -> None:
-    profile = tmp_path / "mine.yaml"
+    profile, image, data = (tmp_path / name for name in ("mine.yaml", "image.sqsh", "data"))
+    image.touch()
+    data.mkdir()
     profile.write_text(
         "nodes: 2\npartition: cpu\nminutes: 90\nqos: long\ngpus_per_node: 0\ntasks_per_node: 2\n"
         "cpus_per_task: 4\nmemory_gb: 10\nconstraint: fast\naccount: me\nexclude: n7\n"
-        "container: image.sqsh\ncontainer_mounts: /data\nsetup: [module load cuda]\n"
+        f"container: {image}\ncontainer_mounts: {data}\nsetup: [module load cuda]\n"
         "sbatch: [--reservation=mine, --exclusive]\nsignal_seconds: 60\n"
     )
     assert main([*words, f"profile={profile}", "slurm.nodes=1", "slurm.minutes=30"]) == 0
@@ -68,8 +70,8 @@ def test_the_profile_lies_below_the_words(
     assert "#SBATCH --exclusive\n" in script
     assert "\nmodule load cuda\n" in script
     step = next(line for line in script.splitlines() if line.startswith("srun"))
-    assert f"--container-image=image.sqsh --container-workdir={Path.cwd()}" in step
-    assert "--container-mounts=/data" in step
+    assert f"--container-image={image} --container-workdir={Path.cwd()}" in step
+    assert f"--container-mounts={data},{tmp_path}" in step
     assert "--cpus-per-task=4" in step
     assert " python3 -u -m submitit.core._submit" in step
 

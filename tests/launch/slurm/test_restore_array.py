@@ -26,7 +26,7 @@ def test_parts_go_the_way_of_cells(
     slurm: FakeSlurm, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No more parts than masks, containers and all, each with a run folder for its journal."""
-    more = ["slurm.partition=gpu", "slurm.container=x.sqsh", "slurm.max_idle_restarts=7"]
+    more = ["slurm.partition=gpu", "slurm.container=registry#image", "slurm.max_idle_restarts=7"]
     finished = tmp_path / "out.jobs/part-1-of-3/result.json"
     finished.parent.mkdir(parents=True)
     finished.write_text("{}")
@@ -36,7 +36,7 @@ def test_parts_go_the_way_of_cells(
     assert (options["array"], options["partition"]) == ("0-2%2", "gpu")
     [folder] = (tmp_path / "out.jobs/jobs").iterdir()
     script = next(folder.glob("*_submission.sh")).read_text()
-    assert "--container-image=x.sqsh" in script
+    assert "--container-image=registry#image" in script
     assert f"launch.slurm.supervisor begin {folder} || exit" in script
     content = json.loads((folder / "submission.json").read_text())
     assert content["max_idle_restarts"] == 7

@@ -1,0 +1,81 @@
+"""The recipes of containers/: no image is built, what they name is held to be there."""
+
+import re
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from forked import ROOT
+
+FOLDER = ROOT / "containers"
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+DEFINITION = (FOLDER / "maskrestore.def").read_text()
+INSTALL = FOLDER / "install.sh"
+PROGRAMS = ("train.py", "evaluate.py", "restore.py", "export.py", "launch/submit.py")
+
+
+def lines(instruction: str) -> list[list[str]]:
+    """The words of each line of the Dockerfile with this instruction."""
+    return [line.split()[1:] for line in DOCKERFILE.splitlines() if line.startswith(instruction)]
+
+
+def is_sent(name: str) -> bool:
+    """Whether .dockerignore lets a file of the checkout through; its last rule that fits counts."""
+    sent = True
+    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+        if not rule or rule.startswith("#"):
+            continue
+        pattern = rule.removeprefix("!").removeprefix("**/")
+        parents = [name, *(str(parent) for parent in Path(name).parents)]
+        if any(fnmatch(part, pattern) or Path(part).name == pattern for part in parents):
+            sent = rule.startswith("!")
+    return sent
+
+
+def test_both_recipes_install_the_same_on_the_same_image() -> None:
+    [[base]] = lines("FROM")
+    assert f"From: {base}\n" in DEFINITION
+    assert ["sh", "containers/install.sh", '"$CUDA"'] in lines("RUN")
+    assert 'sh containers/install.sh "{{ CUDA }}"' in DEFINITION
+    defaults = [re.findall(r"^(?:ARG| +)\s*CUDA=(\d+)$", t, re.M) for t in (DOCKERFILE, DEFINITION)]
+    assert defaults == [["13"], ["13"]]
+
+
+def test_what_they_copy_is_there_and_sent() -> None:
+    copied = [word for words in lines("COPY") for word in words[:-1] if word != "."]
+    files = re.search(r"%files\n(.*?)\n\n", DEFINITION, re.DOTALL)
+    assert files
+    copied += [line.split()[0] for line in files[1].splitlines()]
+    assert len(copied) == 6
+    for name in (*copied, *PROGRAMS, "maskrestore/data/png.py", "configs/demo.yaml"):
+        assert (ROOT / name).is_file(), name
+        assert is_sent(name), name
+    kept_out = (".git/HEAD", ".venv/bin/python", "runs/x/result.json", "data/a.tar", "tests/x.py")
+    assert not any(map(is_sent, (*kept_out, "maskrestore/data/__pycache__/png.pyc")))
+
+
+def test_nobody_is_root_and_words_are_programs() -> None:
+    assert lines("USER") == [["65534:65534"]]
+    assert lines("ENTRYPOINT") == [['["python3"]']]
+    assert 'exec python3 "$@"' in DEFINITION
+
+
+@pytest.mark.parametrize("cuda", ["12", "13"])
+def test_the_lock_of_a_cuda_has_a_torch_built_for_it(cuda: str) -> None:
+    found = re.search(rf"^{cuda}\) lock=(\S+) ;;$", INSTALL.read_text(), re.MULTILINE)
+    assert found
+    lock = (ROOT / found[1]).read_text()
+    assert set(re.findall(r"^nvidia-cudnn-cu(\d+)==", lock, re.MULTILINE)) == {cuda}
+    entries = re.findall(r"^[\w.-]+==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
+    assert len(entries) > 50
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.parametrize("words", [[], ["11"]])
+def test_another_cuda_is_refused_before_anything_is_done(words: list[str]) -> None:
+    done = subprocess.run(
+        ["/bin/sh", INSTALL, *words], capture_output=True, text=True, env={"PATH": ""}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "write 12 or 13" in done.stderr
