@@ -1,6 +1,6 @@
 """What a run is made of, and where it starts: `set_up`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,6 +130,8 @@ class Run:
     """What num_images was before the last step."""
     resumed_from: Path | None
     """The checkpoint that it starts from; None for a new run."""
+    num_rollbacks: int
+    """How often it had gone back when it started from there."""
 
     def together(self, action: Callable[[], Result]) -> Result:
         """See processes.on_every_process."""
@@ -164,6 +166,7 @@ class Run:
             "networks": {name: engine.state() for name, engine in self.engines.items()},
             "scaling": self.objective.scaling_state(),
             "history": self.health.history,
+            "num_rollbacks": self.num_rollbacks,
         }
 
 
@@ -184,6 +187,8 @@ def set_up(
 
     newest, faults = checkpoint.latest(config.run / "checkpoints", gather)
     state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
+    rollbacks = gather(run_folder.rollbacks(config.run))[0]  # as the main process sees them
+    _keep_lowered(state, rollbacks[state["num_rollbacks"] :])
     is_watched = any(gather(config.telemetry.serve))  # each could have been started otherwise
     meter = Meter(device, world_size, is_watched)
     engines: dict[str, Engine] = {}
@@ -224,4 +229,15 @@ def set_up(
         num_images,
         num_images,
         newest,
+        len(rollbacks),
     )
+
+
+def _keep_lowered(state: dict[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> None:
+    """Let no loss scale of the state be larger than when the run went back to it since: it would
+    have to be lowered by steps without effect once more."""
+    for rollback in rollbacks:
+        for name, scale in rollback.get("scales", {}).items():
+            scaler = state["networks"].get(name, {}).get("scaler")
+            if scaler:
+                scaler["scale"] = min(scaler["scale"], scale)
