@@ -1,9 +1,12 @@
 """How the processes of a run come together, and whom one waits for."""
 
 import os
+import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed
@@ -17,6 +20,8 @@ from torch.distributed import (  # type: ignore[attr-defined]
 from maskrestore.distributed.places import ALONE, Place
 from maskrestore.utils.errors import ConfigError
 
+GONE = re.compile("Connection (closed|reset) by peer|remote process exited", re.IGNORECASE)
+"""How gloo and NCCL say that the other end of a connection is no more."""
 TOLD_AFTER, TOLD_AGAIN = 10.0, 60.0
 """Seconds of waiting after which it is said for whom, and said again."""
 
@@ -59,6 +64,24 @@ def gather_processes(place: Place, backend: str, device: str, patience: timedelt
         world_size=place.num_processes,
         timeout=patience,
     )
+
+
+@contextmanager
+def ended_with_others() -> Iterator[None]:
+    """Within it, a process that hears by its connections that another one has ended (of whatever:
+    that one says it, if it can) does so as well, with status 1 and one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        gone = GONE.search(str(error))
+        if gone is None:
+            raise
+        print(
+            f"process {os.environ.get('RANK', '0')}: another process of this run has ended; if it "
+            f"could, it says why ({gone[0]})",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from error
 
 
 def _open_store(place: Place, patience: timedelta, waiting: "_Waiting") -> Store:
