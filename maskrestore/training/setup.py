@@ -17,7 +17,9 @@ from maskrestore.distributed.processes import (
     gather_objects,
     gather_tensor,
     on_every_process,
+    on_every_process_for_long,
     on_main_process,
+    patience,
 )
 from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
@@ -100,8 +102,10 @@ def left_out_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[st
     if config.data.bad_shards == "stop":
         return frozenset()  # the first of them stops the run when it is opened
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    mine = on_every_process(
-        accelerator, lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size)
+    mine = on_every_process_for_long(
+        accelerator,
+        lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size),
+        turn=patience(config).total_seconds() / 10,
     )
     return frozenset().union(*gather_objects(accelerator, mine))
 
