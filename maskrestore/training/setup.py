@@ -57,9 +57,9 @@ def make_engine(
     if state is not None:
         load_into(network, state["weights"], source)
     network = network.to(accelerator.device)
-    if accelerator.device.type == "cuda":  # tensor cores read channels first; cuDNN would transpose
-        network = network.to(memory_format=torch.channels_last)
     if config.distributed.engine == "ddp":
+        if accelerator.device.type == "cuda":  # as tensor cores read it; cuDNN would transpose
+            network = network.to(memory_format=torch.channels_last)  # DeepSpeed takes no such one
         return Replicated(accelerator, config, network, betas, state)
     from maskrestore.distributed.zero import Sharded
 
