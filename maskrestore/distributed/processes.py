@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.devices import device_identity, sees_gpu, unusable_gpu
+from maskrestore.distributed.devices import device_identity, fix_order, sees_gpu, unusable_gpu
 from maskrestore.distributed.gathering import gather_processes
 from maskrestore.distributed.launchers import refused, take_told, without_effect
 from maskrestore.distributed.places import find_place, num_processes
@@ -60,6 +60,7 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     if size > 1:
         # Without the backend's name Accelerate can leave every process alone, without a word.
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience(config)))
+    fix_order(settings.deterministic and not use_cpu)
     plugin = None
     if for_training and settings.engine == "deepspeed":
         from maskrestore.distributed.zero import make_plugin
