@@ -14,7 +14,7 @@ from maskrestore.monitoring.targets import targets_folder, tell_failure
 from maskrestore.runs.figures import FIGURES, IN_SHORT
 from maskrestore.runs.result import read_result
 from maskrestore.utils.files import write_atomically
-from maskrestore.utils.gpu import named_gpus, present_gpus
+from maskrestore.utils.gpu import mig_instances, named_gpus, present_gpus
 from maskrestore.utils.system import count_cores
 
 
@@ -107,11 +107,12 @@ def _with_threads(config: RunConfig, num_threads: int) -> RunConfig:
 
 
 def find_devices() -> list[str]:
-    """One CUDA_VISIBLE_DEVICES value per GPU that this process may use; none without a GPU.
+    """One CUDA_VISIBLE_DEVICES value per GPU that this process may use, or per instance of one that
+    MIG cuts up; none without a GPU.
 
     Also of GPUs that do not work: the cell that gets one says why.
     """
     names, gpus = named_gpus(), present_gpus()
     if names is None or not gpus:
-        return [str(index) for index in range(len(gpus))]
+        return mig_instances() or [str(index) for index in range(len(gpus))]
     return names

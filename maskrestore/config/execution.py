@@ -34,6 +34,9 @@ class DistributedConfig(Section):
     frozen_precision: Precision = "fp32"
     """The same for the frozen networks (lite0 stays in fp32); in fp16 their gradient is scaled so
     that none of it is lost."""
+    deterministic: bool = False
+    """On a GPU take only operations that give the same bits each time, which cuDNN, cuBLAS and NCCL
+    do not by themselves; slower (by how much: not measured). On a CPU they do in any case."""
     cpu_threads: NonNegativeInt = 0
     """Threads of a process on a CPU; 0 leaves the choice to torch."""
 

@@ -23,3 +23,29 @@ def needs_gpu(config: RunConfig, remedy: str = ": write bf16 or fp32 on a CPU") 
         for name in ("precision", "frozen_precision")
         if getattr(config.distributed, name) == "fp16"
     ]
+
+
+def less_memory(config: RunConfig, num_processes: int) -> list[str]:
+    """What to set so that training takes less memory, the least costly first."""
+    training, distributed = config.training, config.distributed
+    share = training.batch_size // (num_processes * training.accumulation)
+    remedies = []
+    if share > 1:
+        factor = next(n for n in range(2, share + 1) if share % n == 0)
+        parts = training.accumulation
+        remedies.append(f"training.accumulation={parts * factor} (now {parts})")
+    if not config.trains_generator and not distributed.activation_checkpointing:
+        remedies.append("distributed.activation_checkpointing=true")
+    formats = {"precision": "bf16"}
+    if config.trains_generator or config.terms.keys() - {"ce"}:
+        formats["frozen_precision"] = "fp16"
+    remedies += [
+        f"distributed.{name}={half}"
+        for name, half in formats.items()
+        if getattr(distributed, name) == "fp32" and distributed.device != "cpu"
+    ]
+    if num_processes > 1 and not config.trains_generator and distributed.zero_stage < 2:
+        remedies.append("distributed.engine=deepspeed distributed.zero_stage=2")
+    if training.batch_size > 1:
+        remedies.append(f"a smaller training.batch_size (now {training.batch_size})")
+    return remedies

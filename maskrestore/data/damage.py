@@ -8,10 +8,12 @@ Its random numbers all come from the generator that it is given.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 
 from maskrestore.config.labels import UNANNOTATED
 from maskrestore.data.sample import Sample
@@ -36,6 +38,11 @@ MAX_STROKES = 3
 pixels: about 5 % of the pixels of a drawn scene of 256x512."""
 MAX_WIDTH = 3
 """A stroke is 1 to this many pixels wide."""
+SQUARES = {
+    width: np.indices((width, width)).reshape(2, -1) - (width - 1) // 2
+    for width in range(1, MAX_WIDTH + 1)
+}
+"""Width -> int [2, width**2]: the pixels that a stroke covers, from those of its path."""
 TURN = 0.2
 """Standard deviation of a stroke's turn at each pixel, in radians: it bends within 25 pixels."""
 BENDS = tuple(math.radians(angle) for angle in (0, 45, -45, 90, -90, 135, -135, 180))
@@ -100,8 +107,7 @@ def scribbles(fine: Ids, instance: Numbers, rng: np.random.Generator) -> Ids:
         for _ in range(rng.integers(1, MAX_STROKES, endpoint=True)):
             path = _stroke(inside, math.isqrt(areas[region]), rng)
             width = int(rng.integers(1, MAX_WIDTH, endpoint=True))
-            square = np.indices((width, width)).reshape(2, -1) - (width - 1) // 2
-            wide = (path[:, :, None] + square[:, None]).reshape(2, -1)
+            wide = (path[:, :, None] + SQUARES[width][:, None]).reshape(2, -1)
             rows, columns = np.clip(wide, 0, np.array(inside.shape)[:, None] - 1)
             within = inside[rows, columns]
             rows, columns = rows[within], columns[within]
@@ -111,23 +117,26 @@ def scribbles(fine: Ids, instance: Numbers, rng: np.random.Generator) -> Ids:
 
 def _stroke(inside: NDArray[np.bool_], length: int, rng: np.random.Generator) -> Numbers:
     """int [2,N], N <= length: rows and columns of a path within bool [h,w], that seldom turns."""
-    height, width = inside.shape
-    free = inside.tobytes()  # looked up faster than an array
-    y, x = divmod(float(rng.choice(np.flatnonzero(inside))), width)
+    width = inside.shape[1] + 2
+    free = np.pad(
+        inside, 1
+    ).tobytes()  # looked up faster than an array, and without asking for ends
+    y, x = divmod(float(rng.choice(np.flatnonzero(inside))), inside.shape[1])
     heading = rng.uniform(0, 2 * math.pi)
-    path = [(round(y), round(x))]
+    sin, cos = math.sin, math.cos
+    path = [round(y + 1) * width + round(x + 1)]
     for turn in rng.normal(0, TURN, length - 1).tolist():
         heading += turn
         for bend in BENDS:
-            below, right = y + math.sin(heading + bend), x + math.cos(heading + bend)
-            row, column = round(below), round(right)
-            if 0 <= row < height and 0 <= column < width and free[row * width + column]:
+            below, right = y + sin(heading + bend), x + cos(heading + bend)
+            place = (round(below) + 1) * width + round(right) + 1
+            if free[place]:
                 break
         else:
             break  # a corner without a way out
         y, x, heading = below, right, heading + bend
-        path.append((row, column))
-    return np.array(path).T
+        path.append(place)
+    return np.array(np.divmod(path, width)) - 1
 
 
 def boundary(fine: Ids, rng: np.random.Generator) -> Ids:
@@ -136,15 +145,23 @@ def boundary(fine: Ids, rng: np.random.Generator) -> Ids:
     spacing = max(2, round(SMOOTHNESS * height))
     knots = height // spacing + 1, width // spacing + 1
     drawn = rng.normal(0, max(1.0, SHIFT * height), (2, *knots))
-    # Cubic splines between the knots, along one axis and then along the other.
-    down, right = (
-        ndimage.zoom(np.eye(number), (length / number, 1), order=3)
-        for length, number in zip(fine.shape, knots, strict=True)
-    )
-    displacement = down @ drawn @ right.T
-    rows, columns = np.rint(np.indices(fine.shape) + displacement).astype(np.intp)
-    wandered: Ids = fine[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    # Along one axis and then along the other.
+    rows, columns = _spline(height, knots[0]) @ drawn @ _spline(width, knots[1]).T
+    rows += np.arange(height)[:, None]
+    columns += np.arange(width)
+    for places, size in ((rows, height), (columns, width)):
+        np.rint(places, out=places).clip(0, size - 1, out=places)
+    rows *= width
+    rows += columns
+    wandered: Ids = fine.ravel()[rows.astype(np.intp)]
     return wandered
+
+
+@cache
+def _spline(length: int, number: int) -> NDArray[np.float64]:
+    """[length, number]: the cubic splines between so many knots, one in each column."""
+    splines: NDArray[np.float64] = ndimage.zoom(np.eye(number), (length / number, 1), order=3)
+    return splines
 
 
 def labels(fine: Ids, instance: Numbers, rng: np.random.Generator, groups: Groups) -> Ids:
@@ -177,16 +194,17 @@ def smaller(fine: Ids, factor: int, sampling: str) -> Ids:
 
 def regions(ids: Numbers) -> NDArray[np.int32]:
     """int [H,W] -> int32 [H,W]: a number from 1 on for each set of pixels of one id that hang
-    together (4 neighbours)."""
-    # A pixel to be filled between each two neighbours that are alike joins them: one pass for all
-    # ids, where a pass for each takes as many times as long.
-    height, width = ids.shape
-    joined = np.zeros((2 * height - 1, 2 * width - 1), bool)
-    joined[::2, ::2] = True
-    joined[1::2, ::2] = ids[1:] == ids[:-1]
-    joined[::2, 1::2] = ids[:, 1:] == ids[:, :-1]
-    number: NDArray[np.int32] = ndimage.label(joined)[0][::2, ::2]
-    return np.ascontiguousarray(number)
+    together (4 neighbours), in the order of their first pixels, row by row."""
+    # Runs of equal pixels along the rows, joined where those of neighbouring rows meet: so few that
+    # to go through them costs less than to go through the pixels.
+    starts = np.ones(ids.shape, bool)
+    starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    run = np.cumsum(starts, dtype=np.int32).reshape(ids.shape) - 1
+    meet = (ids[1:] == ids[:-1]) & (starts[1:] | starts[:-1])  # once for each two
+    pair, num_runs = (run[:-1][meet], run[1:][meet]), int(run[-1, -1]) + 1
+    graph = sparse.coo_array((np.ones(len(pair[0]), bool), pair), shape=(num_runs, num_runs))
+    number: NDArray[np.int32] = csgraph.connected_components(graph, directed=False)[1]
+    return (number + 1)[run]
 
 
 def _identity(fine: Ids, instance: Numbers) -> Numbers:

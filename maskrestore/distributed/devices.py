@@ -61,6 +61,19 @@ def _complaint() -> str:
     return "no reason"
 
 
+def fix_order(is_fixed: bool) -> None:
+    """Whether a GPU is to take only operations that give the same bits each time: in torch, cuDNN,
+    cuBLAS and NCCL. Call it before any of them is used; torch raises RuntimeError for an operation
+    that has no such form."""
+    torch.use_deterministic_algorithms(is_fixed)
+    torch.backends.cudnn.deterministic = is_fixed
+    # Nothing of ours reads memory that nobody has written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if is_fixed:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("NCCL_ALGO", "Ring")
+
+
 def device_identity() -> str:
     """The GPU that this process takes, by machine and number: no other may have it as well."""
     index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()

@@ -19,6 +19,9 @@ State = dict[str, Any]
 """weights: the network's state_dict. optimizer: {step: int, moments: {parameter's name: [exp_avg,
 exp_avg_sq]}}, float32 of the parameter's shape; empty moments before the first step. scaler: of
 fp16, else empty."""
+START_SCALE = 2.0**10
+"""What fp16 multiplies the loss by at first. torch's own start, 2**16, overflows in the first steps
+of small networks, each of which is then without effect; this one grows to it in 12,000 steps."""
 
 
 class Engine(Protocol):
@@ -41,8 +44,8 @@ class Engine(Protocol):
         weights, buffers and optimizer are as before.
         """
 
-    def loss_scale(self) -> float:
-        """What fp16 multiplies the loss by, else 1. Waits for the device."""
+    def loss_scale(self) -> Tensor:
+        """What fp16 multiplies the next loss by, else 1: float32, 0-dim on the device."""
 
     def whole(self) -> nn.Module:
         """A bare network with the present weights, whole on this process. Call it on all."""
@@ -75,7 +78,8 @@ class Replicated:
         # fused, since it alone can leave a step out without asking the device whether to.
         self._optimizer: Any = torch.optim.Adam(trained(network), betas=betas, fused=True)
         fp16 = config.distributed.precision == "fp16"
-        self._scaler = torch.amp.GradScaler(accelerator.device.type, enabled=fp16)
+        self._scaler = torch.amp.GradScaler(accelerator.device.type, START_SCALE, enabled=fp16)
+        self._one = torch.ones((), device=accelerator.device)
         if state is not None:
             load_moments(self._optimizer, self._parameters, state["optimizer"])
             if fp16:
@@ -116,9 +120,9 @@ class Replicated:
             kept.copy_(buffer)
         return norm
 
-    def loss_scale(self) -> float:
+    def loss_scale(self) -> Tensor:
         """See Engine."""
-        return float(self._scaler.get_scale())
+        return self._scaler.scale(self._one)  # its get_scale waits for the device
 
     def whole(self) -> nn.Module:
         """See Engine."""

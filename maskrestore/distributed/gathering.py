@@ -1,9 +1,13 @@
 """How the processes of a run come together, and whom one waits for."""
 
+import json
 import os
+import re
 import socket
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed
@@ -14,9 +18,12 @@ from torch.distributed import (  # type: ignore[attr-defined]
     rendezvous,
 )
 
+from maskrestore.distributed.network import choose_interface, own_address
 from maskrestore.distributed.places import ALONE, Place
 from maskrestore.utils.errors import ConfigError
 
+GONE = re.compile("Connection (closed|reset) by peer|remote process exited", re.IGNORECASE)
+"""How gloo and NCCL say that the other end of a connection is no more."""
 TOLD_AFTER, TOLD_AGAIN = 10.0, 60.0
 """Seconds of waiting after which it is said for whom, and said again."""
 
@@ -31,27 +38,23 @@ def gather_processes(place: Place, backend: str, device: str, patience: timedelt
     waiting = _Waiting(place, patience)
     store = _open_store(place, patience, waiting)
     try:
-        store.set(f"device/{place.rank}", device)
-        store.set(f"here/{place.rank}", "")
-        others = [rank for rank in range(place.num_processes) if rank != place.rank]
-        while others := [rank for rank in others if not store.check([f"here/{rank}"])]:
-            num_here = place.num_processes - len(others)
-            shown = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
-            waiting.pause(
-                f"{num_here} of {place.num_processes} processes are there, number {shown} not yet",
-                is_told=place.rank == 0,
-            )
-        owners: dict[str, int] = {}
-        for rank in range(place.num_processes) if device else ():
-            owner = owners.setdefault(store.get(f"device/{rank}").decode(), rank)
-            if owner != rank:
-                raise ConfigError(
-                    f"processes {owner} and {rank} have the same GPU "
-                    f"({store.get(f'device/{rank}').decode()}): start one process per GPU that "
-                    "CUDA_VISIBLE_DEVICES names, or let it name more (accelerate launch --gpu_ids)"
-                )
+        told = [device, own_address(place.host), socket.gethostname()]
+        store.set(f"here/{place.rank}", json.dumps(told))
+        _wait_for_all(store, "here", place, waiting)
+        ranks = range(place.num_processes)
+        devices, addresses, hosts = zip(
+            *(json.loads(store.get(f"here/{rank}")) for rank in ranks), strict=True
+        )
+        store.set(f"read/{place.rank}", "")
+        if place.rank == 0:  # whose store all have to read before it may end
+            _wait_for_all(store, "read", place, waiting)
     except RuntimeError as error:  # the process that keeps the store has ended
         raise waiting.in_vain(f"process 0 has gone ({str(error).splitlines()[0]})") from None
+    if device:
+        _check_apart(devices)
+    away = [address for address, host in zip(addresses, hosts, strict=True) if host != told[2]]
+    if away:
+        choose_interface([*filter(None, away), place.host])
     torch.distributed.init_process_group(
         backend,
         store=PrefixStore("group", store),
@@ -59,6 +62,52 @@ def gather_processes(place: Place, backend: str, device: str, patience: timedelt
         world_size=place.num_processes,
         timeout=patience,
     )
+
+
+def _wait_for_all(store: Store, key: str, place: Place, waiting: "_Waiting") -> None:
+    """Until every process has set `key`."""
+    others = [rank for rank in range(place.num_processes) if rank != place.rank]
+    while others := [rank for rank in others if not store.check([f"{key}/{rank}"])]:
+        num_here = place.num_processes - len(others)
+        shown = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
+        waiting.pause(
+            f"{num_here} of {place.num_processes} processes are there, number {shown} not yet",
+            is_told=place.rank == 0,
+        )
+
+
+def _check_apart(devices: Sequence[str]) -> None:
+    """devices: of each process, as devices.device_identity says. ConfigError if two share one."""
+    for rank, device in enumerate(devices):
+        owner = devices.index(device)
+        if owner == rank:
+            continue
+        host = device.partition(" ")[0]
+        here = [other for other in devices if other.partition(" ")[0] == host]
+        raise ConfigError(
+            f"{host} has {len(here)} processes of this run, and they see {len(set(here))} GPUs: "
+            f"{owner} and {rank} have the same one ({device}). Start one process per GPU that "
+            "CUDA_VISIBLE_DEVICES names, or let it name more (accelerate launch --gpu_ids; "
+            "slurm.gpus_per_node)"
+        )
+
+
+@contextmanager
+def ended_with_others() -> Iterator[None]:
+    """Within it, a process that hears by its connections that another one has ended (of whatever:
+    that one says it, if it can) does so as well, with status 1 and one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        gone = GONE.search(str(error))
+        if gone is None:
+            raise
+        print(
+            f"process {os.environ.get('RANK', '0')}: another process of this run has ended; if it "
+            f"could, it says why ({gone[0]})",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from error
 
 
 def _open_store(place: Place, patience: timedelta, waiting: "_Waiting") -> Store:

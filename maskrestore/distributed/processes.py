@@ -8,6 +8,7 @@ parameters).
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.devices import device_identity, sees_gpu, unusable_gpu
+from maskrestore.distributed.devices import device_identity, fix_order, sees_gpu, unusable_gpu
 from maskrestore.distributed.gathering import gather_processes
 from maskrestore.distributed.launchers import refused, take_told, without_effect
 from maskrestore.distributed.places import find_place, num_processes
@@ -49,11 +50,17 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     # DDP sorts gradients into new buckets after its first step, which changes the order in which
     # three or more processes add them up: the first step after a resume would be rounded otherwise
     # than in an unbroken run. It does not where it is told to look for unused parameters.
-    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    handlers: list[Any] = [
+        DistributedDataParallelKwargs(
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,  # else each gradient is there twice
+        )
+    ]
     backend = "gloo" if use_cpu else "nccl"
     if size > 1:
         # Without the backend's name Accelerate can leave every process alone, without a word.
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience(config)))
+    fix_order(settings.deterministic and not use_cpu)
     plugin = None
     if for_training and settings.engine == "deepspeed":
         from maskrestore.distributed.zero import make_plugin
@@ -155,6 +162,18 @@ def on_every_process(accelerator: Accelerator, action: Callable[[], Result]) -> 
     if mistakes:
         raise SystemExit(2) from UserError(mistakes[0][1])
     return result
+
+
+def on_every_process_for_long(
+    accelerator: Accelerator, action: Callable[[], Result], turn: float
+) -> Result:
+    """on_every_process for what may take one process longer than the others may wait in a
+    collective: they meet every `turn` seconds, until all are done."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(action)
+        while not all(gather_objects(accelerator, not wait([working], turn).not_done)):
+            pass
+        return on_every_process(accelerator, working.result)
 
 
 def gather_objects(accelerator: Accelerator, value: Result) -> list[Result]:

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DeepSpeedPlugin
 from torch import Tensor, nn
 
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.engine import State, load_moments, poisoned, trained
+from maskrestore.distributed.engine import START_SCALE, State, load_moments, poisoned, trained
 from maskrestore.utils.errors import ConfigError
 
 BUCKET = 50_000_000
@@ -108,7 +108,8 @@ class Sharded:
         # The scale of fp16, as torch's GradScaler keeps it, else empty. DeepSpeed's own use of one
         # clips the scaled gradient at stages 1 to 3, and never lowers a scale that overflows.
         fp16 = config.distributed.precision == "fp16"
-        self._scaling = torch.amp.GradScaler(accelerator.device.type, enabled=fp16).state_dict()
+        scaler = torch.amp.GradScaler(accelerator.device.type, START_SCALE, enabled=fp16)
+        self._scaling = scaler.state_dict()
         self._engine.torch_autocast_z0_gradscaler = None
         if self._stage:
             self._engine.optimizer.torch_autocast_gradscaler = None
@@ -169,9 +170,9 @@ class Sharded:
         if self._scaling and self._stage:
             self._engine.optimizer.override_loss_scale(self._scaling["scale"])
 
-    def loss_scale(self) -> float:
+    def loss_scale(self) -> Tensor:
         """See Engine."""
-        return float(self._scaling.get("scale", 1.0))
+        return torch.full((), self._scaling.get("scale", 1.0), device=self._engine.device)
 
     def whole(self) -> nn.Module:
         """See Engine. At stage 3 a copy, since the network itself is in pieces."""

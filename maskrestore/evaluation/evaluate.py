@@ -15,6 +15,7 @@ from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import one_hot, to_uint8
+from maskrestore.distributed.memory import told_if_full
 from maskrestore.distributed.processes import autocast
 from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.counts import accuracies
@@ -65,6 +66,10 @@ def evaluate(
     album = None if pictures is None else Album(pictures, config.evaluation.num_pictures, labels)
     networks = [net for net in (mask_generator, image_generator) if net is not None]
 
+    size = config.evaluation.batch_size
+    smaller = [f"a smaller evaluation.batch_size (now {size})"] if size > 1 else []
+
+    @told_if_full(device, "an evaluation", smaller)
     def measure() -> None:
         bar = tqdm(batches, "evaluate", unit="batch", leave=False, disable=not show_progress)
         for batch in (batch.to(device) for batch in bar):

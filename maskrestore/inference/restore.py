@@ -13,6 +13,7 @@ import torch
 
 from maskrestore.config.inference import Encoding, RestoreConfig
 from maskrestore.config.run import RunConfig
+from maskrestore.distributed.memory import told_if_full
 from maskrestore.distributed.processes import (
     Accelerator,
     broadcast_object,
@@ -56,7 +57,8 @@ def restore(config: RestoreConfig) -> int:
     folder = OutputFolder(config.output, config.part, accelerator.process_index, plan.identity)
     mine = plan.masks[config.share]
     together = partial(on_every_process, accelerator)
-    networks = together(lambda: Networks(run, config.augment, accelerator.device))
+    full = told_if_full(accelerator.device, "restoring", _less_memory(config))
+    networks = together(full(lambda: Networks(run, config.augment, accelerator.device)))
     processor = Processor(config, run, plan.encoding)
     held = on_main_process(
         accelerator, lambda: folder.claim(mine, config.augment, _facts(config), config.overwrite)
@@ -73,7 +75,7 @@ def restore(config: RestoreConfig) -> int:
         label += f", process 1 of {accelerator.num_processes}"
     restorer = Restorer(networks, processor, config.output, folder.journal, config.batch_size)
     with StopRequest() as stop:
-        problems = together(lambda: restorer.restore(own, stop, label if is_main else None))
+        problems = together(full(lambda: restorer.restore(own, stop, label if is_main else None)))
     not_restored = [line for part in gather_objects(accelerator, problems) for line in part]
     on_main_process(accelerator, lambda: folder.summarize(plan.masks, config.augment))
     if is_main:
@@ -131,6 +133,12 @@ def _make_accelerator(config: RestoreConfig, run: RunConfig) -> Accelerator:
         lines = (line + origin * line.startswith("precision=") for line in text.splitlines())
         # Both precisions are one setting here.
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _less_memory(config: RestoreConfig) -> list[str]:
+    size = config.batch_size
+    smaller = [f"a smaller batch_size (now {size})"] if size > 1 else []
+    return smaller + ["device=cpu"] * (config.device != "cpu")
 
 
 def _plan(config: RestoreConfig, run: RunConfig) -> Plan:

@@ -62,6 +62,7 @@ class RunLog:
                 "gradient_scales": gradient_scales,
                 "learning_rate_factor": learning_rate_factor,
                 "skipped_steps": len(report.skipped),
+                "lowered_loss_scale": report.num_lowered,
                 "images_per_second": speed,
                 "num_processes": self._num_processes,
             }

@@ -6,6 +6,7 @@ device and the seconds are the device's, not those of the Python that runs ahead
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,17 +26,23 @@ COMMUNICATION, OPTIMIZER = "communication", "optimizer"
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
+    "GH200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
+    "A40": 150e12,
+    "A30": 165e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10G": 70e12,
     "A10": 125e12,
     "V100": 125e12,
 }
-"""FLOP/s in bf16 (V100: fp16) without sparsity, from NVIDIA's data sheets, by a part of the
-device's name; the first one that fits."""
+"""FLOP/s in bf16 (V100: fp16) without sparsity, from NVIDIA's data sheets, by whole words of the
+device's name; the first ones that fit."""
+MIG_SLICES = {"A30": 4}
+"""Slices into which MIG cuts a GPU, where they are not 7."""
 
 USAGE = (
     "busy",
@@ -184,7 +191,13 @@ def peak_flops(device: torch.device, given: float) -> float:
     if given or device.type != "cuda":
         return given
     name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), 0.0)
+    known = (model for model in PEAK_FLOPS if re.search(rf"\b{model}\b", name))
+    model = next(known, None)
+    if model is None:
+        return 0.0
+    slices = re.search(r"\bMIG (\d+)[cg]\.", name)  # as in A100-SXM4-40GB MIG 3g.20gb
+    share = int(slices[1]) / MIG_SLICES.get(model, 7) if slices else 1.0
+    return PEAK_FLOPS[model] * share
 
 
 def _memory(device: torch.device) -> list[float]:

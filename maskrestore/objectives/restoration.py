@@ -112,7 +112,9 @@ class Restoration(Objective):
         target = target_of(self.config, batch, self.teacher)  # int64 [B,H,W]
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(target.device)  # copied once
-        total = F.cross_entropy(logits.float(), target, self.class_weights, reduction="sum")
+        # Its own sum over a map adds in no order on a GPU (distributed.deterministic).
+        losses = F.cross_entropy(logits.float(), target, self.class_weights, reduction="none")
+        total = losses.sum()
         if self.config.data.num_true_masks:  # half of them have one
             total = 2 * total
         return total / target.numel()

@@ -22,7 +22,13 @@ from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import file_sha256, sync_folder, write_atomically
 
 STATE, MANIFEST = "state.pt", "manifest.json"
-BEGINNING: dict[str, Any] = {"num_images": 0, "networks": {}, "scaling": {}, "history": []}
+BEGINNING: dict[str, Any] = {
+    "num_images": 0,
+    "networks": {},
+    "scaling": {},
+    "history": [],
+    "num_rollbacks": 0,
+}
 """The form of a state, before the first step."""
 
 
@@ -161,7 +167,7 @@ def _sha256_if_whole(path: Path) -> str | None:
 
 def load(path: Path) -> dict[str, Any]:
     """The state that `save` was given, on the CPU. UserError if another version wrote it."""
-    state = dict(torch.load(path / STATE, map_location="cpu", weights_only=True))
+    state = {"num_rollbacks": 0, **torch.load(path / STATE, map_location="cpu", weights_only=True)}
     if state.keys() != BEGINNING.keys():
         raise UserError(f"{path} is of another version: start again with run=OTHER_FOLDER")
     return state

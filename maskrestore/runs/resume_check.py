@@ -58,6 +58,7 @@ HARMLESS = (
     "distributed.engine",
     "distributed.zero_stage",
     "distributed.offload_optimizer",
+    "distributed.deterministic",
     "distributed.activation_checkpointing",
     "distributed.cpu_threads",
     "health.max_rollbacks",

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -215,14 +215,18 @@ def passed_over(run: Path) -> list[tuple[int, int]]:
 
 
 def rollbacks(run: Path) -> list[dict[str, Any]]:
-    """Each time that the run went back: "images" [from, to] to pass over, and the "reason"."""
+    """Each time that the run went back: "images" [from, to] to pass over, the "reason", and (but in
+    old runs) the loss "scales" by network that it was not to exceed from there on."""
     entries: list[dict[str, Any]] = _read_json(run / ROLLBACKS, [])
     return entries
 
 
-def add_rollback(run: Path, images: tuple[int, int], reason: str) -> None:
+def add_rollback(
+    run: Path, images: tuple[int, int], reason: str, scales: Mapping[str, float]
+) -> None:
     """Write down that the run goes back, before it does."""
-    entries = [*rollbacks(run), {"images": list(images), "reason": reason}]
+    entry = {"images": list(images), "reason": reason, "scales": dict(scales)}
+    entries = [*rollbacks(run), entry]
     write_atomically(run / ROLLBACKS, json.dumps(entries, indent=1).encode())
 
 

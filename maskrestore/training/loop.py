@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 
+from maskrestore.config.hardware import less_memory
 from maskrestore.config.run import RunConfig
 from maskrestore.data.fetch import fetch_manifest
+from maskrestore.distributed.gathering import ended_with_others
+from maskrestore.distributed.memory import told_if_full
 from maskrestore.distributed.processes import (
     Accelerator,
     gather_objects,
@@ -48,7 +51,13 @@ def train(config: RunConfig) -> dict[str, Any]:
         listening = stop if config.trains else nullcontext()  # else nothing is to be saved
         with listening, claimed(config, accelerator):
             if not any(gather_objects(accelerator, (config.run / "result.json").is_file())):
-                with telemetry_of(config, accelerator) as telemetry, leaving(config, telemetry):
+                remedies = less_memory(config, accelerator.num_processes)
+                with (
+                    telemetry_of(config, accelerator) as telemetry,
+                    leaving(config, telemetry),
+                    ended_with_others(),
+                    told_if_full(accelerator.device, "training", remedies),
+                ):
                     while not take_steps(set_up(config, accelerator, stop, telemetry)):
                         settle(accelerator)  # the run has gone back
                 settle(accelerator)

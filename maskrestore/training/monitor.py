@@ -41,5 +41,5 @@ class Monitor:
         measured = run.meter.read()
         usage = gather_tensor(run.accelerator, measured.usage).tolist()
         rates = {phase.network: phase.learning_rate * factor for phase in objective.phases()}
-        loss_scales = {name: engine.loss_scale() for name, engine in run.engines.items()}
+        loss_scales = {name: float(engine.loss_scale()) for name, engine in run.engines.items()}
         run.telemetry.report(report, measured, usage, rates, loss_scales, gradient_scales)

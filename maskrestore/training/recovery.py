@@ -67,7 +67,7 @@ class Judge:
                 f"{config.run}: {report.reason}, having gone back {number} times "
                 f"(health.max_rollbacks={most}); {SMALLER}"
             )
-        run_folder.add_rollback(config.run, images, report.reason)
+        run_folder.add_rollback(config.run, images, report.reason, report.scales)
         drop_after(config.run / "checkpoints", images[0])  # taken while nothing went well
         then = "going back to the last checkpoint, then past these images"
         self._run.log.tell([f"{report.reason}: {then}"])

@@ -1,6 +1,6 @@
 """What a run is made of, and where it starts: `set_up`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from maskrestore.distributed.processes import (
     gather_objects,
     gather_tensor,
     on_every_process,
+    on_every_process_for_long,
     on_main_process,
+    patience,
 )
 from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
@@ -55,9 +57,9 @@ def make_engine(
     if state is not None:
         load_into(network, state["weights"], source)
     network = network.to(accelerator.device)
-    if accelerator.device.type == "cuda":  # tensor cores read channels first; cuDNN would transpose
-        network = network.to(memory_format=torch.channels_last)
     if config.distributed.engine == "ddp":
+        if accelerator.device.type == "cuda":  # as tensor cores read it; cuDNN would transpose
+            network = network.to(memory_format=torch.channels_last)  # DeepSpeed takes no such one
         return Replicated(accelerator, config, network, betas, state)
     from maskrestore.distributed.zero import Sharded
 
@@ -100,8 +102,10 @@ def left_out_shards(config: RunConfig, accelerator: Accelerator) -> frozenset[st
     if config.data.bad_shards == "stop":
         return frozenset()  # the first of them stops the run when it is opened
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    mine = on_every_process(
-        accelerator, lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size)
+    mine = on_every_process_for_long(
+        accelerator,
+        lambda: find_bad_shards(config.data, ("train", "val"), rank, world_size),
+        turn=patience(config).total_seconds() / 10,
     )
     return frozenset().union(*gather_objects(accelerator, mine))
 
@@ -130,6 +134,8 @@ class Run:
     """What num_images was before the last step."""
     resumed_from: Path | None
     """The checkpoint that it starts from; None for a new run."""
+    num_rollbacks: int
+    """How often it had gone back when it started from there."""
 
     def together(self, action: Callable[[], Result]) -> Result:
         """See processes.on_every_process."""
@@ -164,6 +170,7 @@ class Run:
             "networks": {name: engine.state() for name, engine in self.engines.items()},
             "scaling": self.objective.scaling_state(),
             "history": self.health.history,
+            "num_rollbacks": self.num_rollbacks,
         }
 
 
@@ -184,6 +191,8 @@ def set_up(
 
     newest, faults = checkpoint.latest(config.run / "checkpoints", gather)
     state = together(lambda: checkpoint.load(newest)) if newest else checkpoint.BEGINNING
+    rollbacks = gather(run_folder.rollbacks(config.run))[0]  # as the main process sees them
+    _keep_lowered(state, rollbacks[state["num_rollbacks"] :])
     is_watched = any(gather(config.telemetry.serve))  # each could have been started otherwise
     meter = Meter(device, world_size, is_watched)
     engines: dict[str, Engine] = {}
@@ -224,4 +233,15 @@ def set_up(
         num_images,
         num_images,
         newest,
+        len(rollbacks),
     )
+
+
+def _keep_lowered(state: dict[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> None:
+    """Let no loss scale of the state be larger than when the run went back to it since: it would
+    have to be lowered by steps without effect once more."""
+    for rollback in rollbacks:
+        for name, scale in rollback.get("scales", {}).items():
+            scaler = state["networks"].get(name, {}).get("scaler")
+            if scaler:
+                scaler["scale"] = min(scaler["scale"], scale)

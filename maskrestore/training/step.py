@@ -26,6 +26,7 @@ def take_step(
     the device. After it num_images were seen."""
     terms: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
+    scales: dict[str, Tensor] = {}
     totals = []
     factor = learning_rate_factor(config, num_images - config.training.batch_size)
     parts = batch.split(config.training.accumulation)
@@ -43,10 +44,11 @@ def take_step(
             for name, term in losses.items():
                 terms[name] = terms.get(name, 0) + term.detach() / len(parts)
         meter.mark(OPTIMIZER)
+        scales[phase.network] = engine.loss_scale()
         norms[phase.network] = engine.step(phase.learning_rate * factor)
         meter.mark(OTHER)
     objective.adapt_scaling(torch.stack(list(norms.values())).isfinite().all())
-    return Step(num_images, batch.keys, torch.stack(totals).sum(), terms, norms)
+    return Step(num_images, batch.keys, torch.stack(totals).sum(), terms, norms, scales)
 
 
 def learning_rate_factor(config: RunConfig, num_images: int) -> float:

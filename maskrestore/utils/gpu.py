@@ -40,6 +40,24 @@ def present_gpus(root: Path = ROOT) -> list[str]:
     return models or devices or loaded
 
 
+def mig_instances() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name where MIG cuts GPUs up: each instance, and the numbers of
+    the GPUs that are whole. Empty without MIG: a GPU's number alone would give its first instance.
+    """
+    names: list[str] = []
+    has_instances = False
+    whole = ""
+    for line in _ask_nvidia_smi("-L"):
+        if gpu := re.match(r"GPU (\d+):", line):
+            names += [whole] if whole else []
+            whole = gpu[1]
+        elif instance := re.match(r"\s+MIG .*UUID: (MIG-[^)]+)\)", line):
+            names.append(instance[1])
+            whole, has_instances = "", True
+    names += [whole] if whole else []
+    return names if has_instances else []
+
+
 def driver_version(root: Path = ROOT) -> str:
     """Version of the machine's NVIDIA driver, such as 535.104.05; "" if nothing tells it."""
     told = _match(r"NVRM version:.*?\s(\d+\.[\d.]+)", root / "proc/driver/nvidia/version")

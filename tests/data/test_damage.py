@@ -66,6 +66,21 @@ def test_regions_are_the_connected_parts_of_each_id(scene: Sample) -> None:
     assert number.min() == 1
 
 
+def test_regions_are_numbered_as_by_a_walk_over_the_pixels() -> None:
+    """Which ones are dropped or renamed hangs on it, in runs that go on too."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width, num_ids = rng.integers(1, 40), rng.integers(1, 40), rng.integers(1, 5)
+        ids = rng.integers(0, num_ids, (height, width)).repeat(rng.integers(1, 4), 0)
+        joined = np.zeros((2 * len(ids) - 1, 2 * width - 1), bool)
+        joined[::2, ::2] = True
+        joined[1::2, ::2] = ids[1:] == ids[:-1]
+        joined[::2, 1::2] = ids[:, 1:] == ids[:, :-1]
+        number = regions(ids)
+        assert number.dtype == np.int32
+        assert np.array_equal(number, ndimage.label(joined)[0][::2, ::2])
+
+
 def test_drop_leaves_out_half_of_the_polygons_and_cuts_none() -> None:
     coarse = np.zeros((8, 30), np.uint8)
     for polygon in range(5):

@@ -188,6 +188,12 @@ def test_other_numbers_of_processes_go_on_from_the_same_state(
         )
 
 
+def test_gradients_are_not_there_twice(folder: Path) -> None:
+    """Under DDP they lie in the buckets in which they are exchanged."""
+    kept = facts(folder, "ddp-fp32")
+    assert kept["storages"] < kept["gradients"] / 4
+
+
 def test_nothing_is_compiled(folder: Path) -> None:
     """So no compiler is needed, and none decides in which order gradients are added."""
     assert not (folder / "compiled").exists()

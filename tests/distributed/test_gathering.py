@@ -2,11 +2,14 @@
 
 import os
 import signal
+import socket
 import time
+from pathlib import Path
 
+import null_gpu
 import pytest
 from forked import ROOT, start_program
-from tiny_runs import Words, free_port
+from tiny_runs import Words, end_of, free_port, run_ranks, start_ranks
 
 from maskrestore.config.run import load_config
 from maskrestore.distributed.places import join_slurm_step
@@ -169,6 +172,30 @@ def test_waiting_is_told_and_ends_by_a_signal(words: Words, rank: int, number: i
     assert absent in errors
     assert "unset RANK WORLD_SIZE LOCAL_RANK" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_more_processes_than_gpus(words: Words) -> None:
+    given = words("run", "loss=ce", "training.batch_size=6", "distributed.device=cuda")
+    ranks = start_ranks(given, 3, environment=null_gpu.environment(DEVICES="2"))
+    statuses, errors = end_of(ranks)
+    assert statuses == [2, 2, 2], errors
+    host = socket.gethostname()
+    assert f"{host} has 3 processes of this run, and they see 2 GPUs: 0 and 2 have" in errors[0]
+    assert "Traceback" not in "".join(errors)
+
+
+@pytest.mark.slow
+def test_one_process_may_take_longer_over_the_shards_than_the_others_wait(
+    words: Words, tmp_path: Path
+) -> None:
+    """A fetch of 20 seconds, where a collective may take 8."""
+    given = words("run", "loss=ce", "data.bad_shards=skip", "health.watchdog_seconds=8")
+    environment = {"SLOW_SHARDS": "1:20", "PYTHONPATH": str(ROOT)}
+    program = ROOT / "tests" / "programs" / "slow_shards.py"
+    statuses, errors = run_ranks(given, 2, program=program, environment=environment)
+    assert statuses == [0, 0], errors
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 @pytest.mark.slow

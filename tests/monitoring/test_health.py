@@ -12,18 +12,21 @@ from maskrestore.monitoring.health import Health, Report, Step
 BATCH = 4
 
 
-def step(number: int, total: float, norm: float = 1.0, **terms: float) -> Step:
+def step(number: int, total: float, norm: float = 1.0, scale: float = 1.0, **terms: float) -> Step:
     """The number-th step (from 1) of one process."""
     losses = {name: torch.tensor(value) for name, value in (terms or {"ce": total}).items()}
     keys = tuple(f"s{number}-{i}" for i in range(2))
-    return Step(number * BATCH, keys, torch.tensor(total), losses, {"net": torch.tensor(norm)})
+    norms, scales = {"net": torch.tensor(norm)}, {"net": torch.tensor(scale)}
+    return Step(number * BATCH, keys, torch.tensor(total), losses, norms, scales)
 
 
 def beside(other: list[list[float]]) -> "type[list]":
-    """A gather that adds a second process's rows [total, terms..., norms...]."""
+    """A gather that adds a second process's rows [total, terms..., norms...],
+    with the same scales."""
 
     def gather(own: Tensor) -> Tensor:
-        return torch.stack([own, torch.tensor(other[: len(own)])])
+        rows = torch.tensor(other[: len(own)])
+        return torch.stack([own, torch.cat([rows, own[:, rows.shape[1] :]], 1)])
 
     return gather  # type: ignore[return-value]
 
@@ -116,3 +119,35 @@ def test_a_jump_beyond_the_deviations_sends_the_run_back(deviations: float) -> N
     losses[35], losses[5] = 1.0, 1.5  # too early to know what is usual
     early = [step(n, loss) for n, loss in enumerate(losses[:20], 1)]
     assert judge(early, spike_deviations=deviations)[1].bad_images is None
+
+
+def test_lowering_a_loss_scale_is_no_fault() -> None:
+    steps = [step(n, 1.0, math.inf, scale=2.0**n) for n in range(8, 2, -1)]
+    health, report = judge([*steps, step(9, 1.0, scale=4.0)], max_skipped_steps=2)
+    assert (report.skipped, report.bad_images, report.num_lowered) == ([], None, 6)
+    assert health.num_in_a_row == 0
+    assert report.gradient_norms == {"net": 1.0}
+
+
+@pytest.mark.parametrize("reports", [1, 2])
+def test_a_gradient_that_no_scale_helps_is_one_from_the_first_overflow_on(reports: int) -> None:
+    health = Health(HealthConfig(max_skipped_steps=4), BATCH, lambda own: own[None])
+    told = []
+    for number, scale in enumerate((1.0, 4.0, 2.0, 1.0, 1.0), 1):
+        health.add(step(number, 1.0, 1.0 if number == 1 else math.inf, scale))
+        if number == 3 and reports == 2:
+            told.append(health.read())
+    told.append(health.read())
+    last = told[-1]
+    assert last is not None
+    assert sum(report.num_lowered for report in told if report) == 2
+    assert [bad.num_images for bad in last.skipped] == [16, 20]
+    assert last.bad_images == (4, 20)
+    assert last.scales == {"net": 4.0}
+    assert "gradient is not finite at image 8 to 20 (4 steps in a row)" in last.reason
+
+
+def test_a_loss_that_is_not_finite_is_a_fault_at_any_scale() -> None:
+    _, report = judge([step(1, math.nan, math.nan, 64.0)], max_skipped_steps=1)
+    assert [bad.terms for bad in report.skipped] == [("ce",)]
+    assert (report.bad_images, report.scales) == ((0, 4), {"net": 64.0})

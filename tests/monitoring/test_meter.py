@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskrestore.monitoring.meter import COMMUNICATION, OTHER, USAGE, Meter
+from maskrestore.monitoring.meter import COMMUNICATION, OTHER, USAGE, Meter, peak_flops
 
 
 def test_what_cannot_be_measured_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,31 @@ def test_what_cannot_be_measured_ends_no_run(monkeypatch: pytest.MonkeyPatch) ->
     meter.begin()
     meter.end()
     assert meter.read().steps == []
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 312 * 3 / 7),
+        ("NVIDIA A30 MIG 1g.6gb", 165 / 4),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA RTX A1000", 0),
+        ("NVIDIA RTX A4000", 0),
+        ("NVIDIA GeForce RTX 4090", 0),
+    ],
+)
+def test_what_a_gpu_can_do_at_best(
+    name: str, teraflops: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda"), 0.0) == pytest.approx(teraflops * 1e12)
+    assert peak_flops(torch.device("cuda"), 3e12) == 3e12
 
 
 class Little(nn.Module):

@@ -63,6 +63,8 @@ def run(job: dict, folder: Path) -> None:
                     loss = loss * torch.nan
                 engine.backward(loss)
             total += loss.detach()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
         # Not faster than runs learn: Adam takes whole steps by gradients that are all rounding.
         norms.append(float(engine.step(1e-3)))
         losses.append(float(gather_tensor(accelerator, total).mean()))
@@ -74,6 +76,7 @@ def run(job: dict, folder: Path) -> None:
     if rank == 0:
         torch.save(state, folder / f"{job['name']}.pt")
         facts = {"losses": losses, "norms": norms, "seen": seen, "world": world}
+        facts["gradients"], facts["storages"] = len(gradients), len(storages)
         (folder / f"{job['name']}.json").write_text(json.dumps(facts))
     accelerator.wait_for_everyone()
     accelerator.free_memory()

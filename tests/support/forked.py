@@ -67,7 +67,8 @@ def start_program(
     """`python PROGRAM WORDS` (command: without python), with more environment, in a folder."""
     whole = os.environ | dict(environment or {})
     process: Process
-    if os.environ.get("TESTS_FORK") == "0" or sys.platform != "linux":
+    is_fresh = os.environ.get("TESTS_FORK") == "0" or sys.platform != "linux"
+    if is_fresh or "LD_PRELOAD" in whole:  # which is for what begins
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,

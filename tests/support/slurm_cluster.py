@@ -186,6 +186,7 @@ class TinyGrid:
             "training.keep_checkpoints=100",
             "health.watchdog_seconds=60",
             "slurm.gpus_per_node=0",
+            "slurm.cpus_per_task=1",
             "slurm.minutes=20",
             "slurm.signal_seconds=5",
         ]

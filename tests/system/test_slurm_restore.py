@@ -73,7 +73,7 @@ def test_a_job_by_hand_that_is_cancelled_stays_away(cluster: Cluster, tmp_path: 
 def test_parts_that_are_cancelled_told_to_stop_or_killed(cluster: Cluster, tmp_path: Path) -> None:
     """Of two tasks each. Cancelled they stay away; the others go on from what is restored."""
     run, source = make_run(tmp_path / "run"), draw_masks(tmp_path, 964)
-    words = [GRID, "parts=2", "slurm.gpus_per_node=0", "slurm.tasks_per_node=2", "slurm.minutes=20"]
+    words = [GRID, "parts=2", "profile=cpu", "slurm.minutes=20"]
     words += words_of(run, source, tmp_path / "out", "batch_size=1")
 
     def submit(disturb: Callable[[int], object]) -> None:

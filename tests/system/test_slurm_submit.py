@@ -117,6 +117,7 @@ def test_table1_from_nothing_to_its_report(cluster: Cluster, tmp_path: Path) -> 
         "distributed.device=cpu",
         "distributed.cpu_threads=1",
         "slurm.gpus_per_node=0",
+        "slurm.cpus_per_task=1",
         "slurm.minutes=10",
         "parallel=2",
     ]

@@ -56,7 +56,7 @@ def test_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_program(
         tmp_path,
         'case $1 in -L) echo "GPU 0: NVIDIA H100 PCIe (UUID: GPU-1)"; '
-        'echo "  MIG 1g.10gb Device 0: (UUID: MIG-1)"; echo "GPU 1: Tesla T4 (UUID: GPU-2)";; '
+        'echo "GPU 1: Tesla T4 (UUID: GPU-2)";; '
         "--query*) echo 550.54.15; echo 550.54.15;; esac",
     )
     assert present_gpus(tmp_path) == ["NVIDIA H100 PCIe", "Tesla T4"]
@@ -68,6 +68,22 @@ def test_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for hidden in ("", "-1", "NoDevFiles"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert find_devices() == []
+
+
+@pytest.mark.usefixtures("no_program")
+def test_a_gpu_that_mig_cuts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = (
+        "GPU 0: NVIDIA H100 PCIe (UUID: GPU-1)",
+        "  MIG 3g.40gb     Device  0: (UUID: MIG-a)",
+        "  MIG 1g.10gb     Device  1: (UUID: MIG-b)",
+        "GPU 1: NVIDIA H100 PCIe (UUID: GPU-2)",
+    )
+    put_program(tmp_path, "\n".join(f'echo "{line}"' for line in listing))
+    assert present_gpus(tmp_path) == ["NVIDIA H100 PCIe"] * 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_devices() == ["MIG-a", "MIG-b", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-b")
+    assert find_devices() == ["MIG-b"]
 
 
 @pytest.mark.usefixtures("no_program")

@@ -156,7 +156,7 @@ def test_several_partitions_of_which_none_fits_are_told_by_what_each_lacks(
         "slurm.partition=closed: closed at present",
         "slurm.minutes=240: partition closed allows 60; longer runs are requeued and go on",
         "slurm.gpus_per_node=4: no node of partition closed has more than 0 GPUs",
-        "slurm.tasks_per_node x slurm.cpus_per_task=4: no node of partition closed has more than "
+        "slurm.tasks_per_node x slurm.cpus_per_task=16: no node of partition closed has more than "
         "2 cores",
         "slurm.nodes=8: partition closed has 1",
     ]
