@@ -195,6 +195,8 @@ class RunConfig(Section):
             self._check_losses()
         if self.protocol == "strict" and self.task != "synthesis":
             self._check_strict()
+        draws = self.trains and ({"perceptual", "l1"} & set(self.terms) or self.synthesized_images)
+        self.data.check_crop(self.trains_generator, bool(draws))
         distributed = self.distributed
         if distributed.engine == "ddp" and (
             distributed.zero_stage or distributed.offload_optimizer

@@ -20,7 +20,7 @@ def make_mask_generator(config: RunConfig) -> MaskGenerator:
         config.data.labels.num_classes,
         config.mask_generator.width,
         config.mask_generator.hidden,
-        config.data.height_width,
+        config.data.network_size,
         config.distributed.activation_checkpointing,
         num_further=int(config.mask_generator.start == "prior"),
         sees_image=config.image_channels > 0,
