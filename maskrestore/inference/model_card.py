@@ -7,6 +7,7 @@ from typing import Any
 from maskrestore.config.inference import OVERLAP
 from maskrestore.config.labels import LabelSet
 from maskrestore.config.run import RunConfig
+from maskrestore.models.mask_generator import NEVER
 from maskrestore.runs import provenance
 from maskrestore.runs.figures import SHARES
 from maskrestore.runs.result import read_result
@@ -114,7 +115,9 @@ def _numbers(labels: LabelSet) -> str:
         return ""
     entries = enumerate(labels.by_number)
     listed = ", ".join(f"{number} {entry.name} (id {entry.id})" for number, entry in entries)
-    return f"Both count classes by their numbers: {listed}.\n"
+    never = f" No mask is restored to 0: its logit is {NEVER:g}."
+    never = "" if labels.has_unlabeled_class else never
+    return f"Both count classes by their numbers: {listed}.{never}\n"
 
 
 def _commit(run: RunConfig) -> str | None:

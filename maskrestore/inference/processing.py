@@ -96,9 +96,9 @@ class Processor:
             part[:height, :width].numpy() for part in mask.fitted.finish()
         )
         given = mask.given.numpy()
-        annotated = np.full_like(given, True, dtype=bool)
-        if self._factor == 1:
-            annotated = given != UNANNOTATED
+        annotated = given != UNANNOTATED
+        if self._factor > 1 and self._labels.has_unlabeled_class:
+            annotated = np.full_like(given, True, dtype=bool)
         contradicted = annotated & (labels != given)
         if self._keeps_annotated:
             labels = np.where(annotated, given, labels)

@@ -25,6 +25,7 @@ def make_mask_generator(config: RunConfig) -> MaskGenerator:
         num_further=int(config.mask_generator.start == "prior"),
         sees_image=config.image_channels > 0,
         image_features=config.mask_generator.image_features,
+        restores_0=config.data.labels.has_unlabeled_class,
     )
 
 
