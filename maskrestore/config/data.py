@@ -152,3 +152,11 @@ class DataConfig(SourceConfig):
             )
         if problems:
             raise ValueError("\n".join(f"data.crop={self.crop} {text}" for text in problems))
+
+    def check_classes(self) -> None:
+        """ValueError if there is nothing for a mask generator to tell apart."""
+        if len(self.labels.classes) == 1:
+            raise ValueError(
+                f"data.labels={self.labels} has one class alone, to which every mask would be "
+                "restored: give what is around it as a class too"
+            )

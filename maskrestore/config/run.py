@@ -221,6 +221,7 @@ class RunConfig(Section):
 
     def _check_losses(self) -> None:
         image_loss = self.image_loss
+        self.data.check_classes()
         if not self.terms:
             raise ValueError(
                 f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"
