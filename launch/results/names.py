@@ -85,7 +85,7 @@ def _is_of_paper(config: RunConfig) -> bool:
         and config.generator.edges == default.generator.edges
         and config.terms == RunConfig(loss=config.loss).terms
         and not ("ce" in config.terms and config.weights.class_balance)
-        and not (config.trains and config.data.num_true_masks)
+        and not (config.trains and (config.data.num_true_masks or config.data.crop))
     )
 
 
@@ -134,6 +134,8 @@ def _variants(config: RunConfig) -> Iterator[str]:
         yield f"{config.synthesized_images:.0%} synthesised images"
     if "ce" in config.terms and config.weights.class_balance:
         yield f"classes balanced, {config.weights.class_balance:g}"
+    if config.trains and config.data.crop:
+        yield f"crops of {config.data.crop}"
     if config.trains and config.data.num_true_masks:
         yield f"{config.data.num_true_masks} true masks"
     if {"perceptual", "l1"} & set(config.terms):

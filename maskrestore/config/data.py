@@ -116,9 +116,47 @@ class DataConfig(SourceConfig):
     """Decoding threads per process."""
     prefetch_batches: PositiveInt = 4
     """Batches decoded ahead of the training step."""
+    crop: Size | None = None
+    """Height x width of the piece of each training sample that is trained on, drawn anew each time
+    it is seen; none: whole samples. Evaluation restores whole samples all the same, in overlapping
+    tiles of this size (restore.py: fit=tile). Multiples of 32, no larger than data.size."""
     flip: bool = True
     """Mirror a training sample left to right with probability 1/2."""
     num_true_masks: NonNegativeInt = 0
     """Training images whose true masks the cross entropy compares with, evenly spaced among all; 0
     is all of them. Every other image of a run is then one of these, and the rest, of all images,
     serves the image terms alone."""
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width of what the mask generator sees: `crop`, or all of `size`."""
+        return height_and_width(self.crop or self.size)
+
+    def check_crop(self, trains_generator: bool, draws_images: bool) -> None:
+        """ValueError, with all that is wrong, if the rest of a run does not fit to `crop`.
+
+        trains_generator: the run trains an image generator. draws_images: it trains through one, or
+        on what one draws.
+        """
+        if self.crop is None:
+            return
+        problems = []
+        if any(a > b for a, b in zip(self.network_size, self.height_width, strict=True)):
+            problems.append(f"is larger than data.size={self.size}: write a smaller one")
+        if trains_generator:
+            problems.append("is for masks, and task=synthesis trains on whole scenes: leave it out")
+        elif draws_images:
+            problems.append(
+                "is for the cross entropy alone, since image generators draw whole scenes: write "
+                "loss=ce and synthesized_images=0"
+            )
+        if problems:
+            raise ValueError("\n".join(f"data.crop={self.crop} {text}" for text in problems))
+
+    def check_classes(self) -> None:
+        """ValueError if there is nothing for a mask generator to tell apart."""
+        if len(self.labels.classes) == 1:
+            raise ValueError(
+                f"data.labels={self.labels} has one class alone, to which every mask would be "
+                "restored: give what is around it as a class too"
+            )

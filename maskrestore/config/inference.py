@@ -10,6 +10,9 @@ from maskrestore.config.run import RunConfig
 from maskrestore.config.settings import Section
 
 Encoding = Literal["ids", "train_ids", "colors"]
+Fit = Literal["resize", "tile"]
+OVERLAP = 0.25
+"""Of tiles, where nobody says otherwise: in evaluations too."""
 
 
 def _number_of_how_many(text: str) -> str:
@@ -37,11 +40,11 @@ class RestoreConfig(Section):
     """What the values of a mask mean, of the run's label set: ids (Cityscapes: 0..33, 0 = not
     annotated), trainIds (0..18, 255 = not annotated), or colours (black = not annotated). auto
     looks at some of the masks. Masks are written in the encoding in which they came."""
-    fit: Literal["resize", "tile"] = "resize"
-    """How masks of another size than the model's get there: resize shrinks the whole scene, as
-    the model was trained, and enlarges the probabilities; tile restores overlapping pieces at full
-    size."""
-    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    fit: Fit | None = None
+    """How masks of another size than the model's get there: resize shrinks the whole scene and
+    enlarges the probabilities; tile restores overlapping pieces at full size. none: as the model
+    was trained, tile on pieces (data.crop), else resize."""
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = OVERLAP
     """Part of a tile 0..0.5 that it shares at least with the next (fit=tile)."""
     keep_annotated: bool | None = None
     """Leave annotated pixels as they are. none: yes, unless the run was trained to mend them
@@ -72,6 +75,10 @@ class RestoreConfig(Section):
         """The masks of `part`, of a list of all."""
         number, _, parts = self.part.partition("/")
         return slice(int(number), None, int(parts))
+
+    def fits_by(self, run: RunConfig) -> Fit:
+        """fit, or what it is for a mask generator of this run."""
+        return self.fit or ("resize" if run.data.crop is None else "tile")
 
     def keeps_annotated(self, run: RunConfig) -> bool:
         """keep_annotated, or what it is for a mask generator of this run."""

@@ -195,6 +195,8 @@ class RunConfig(Section):
             self._check_losses()
         if self.protocol == "strict" and self.task != "synthesis":
             self._check_strict()
+        draws = self.trains and ({"perceptual", "l1"} & set(self.terms) or self.synthesized_images)
+        self.data.check_crop(self.trains_generator, bool(draws))
         distributed = self.distributed
         if distributed.engine == "ddp" and (
             distributed.zero_stage or distributed.offload_optimizer
@@ -219,6 +221,7 @@ class RunConfig(Section):
 
     def _check_losses(self) -> None:
         image_loss = self.image_loss
+        self.data.check_classes()
         if not self.terms:
             raise ValueError(
                 f"loss={self.loss} with weights of 0 trains nothing: write loss=none, or a weight"

@@ -40,14 +40,17 @@ def degrade(config: RunConfig, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Te
     """The incomplete mask of the task, at full size.
 
     Returns its label map, int64 [B,H,W], and where it is annotated, bool [B,1,H,W].
-    super_resolution: `fine` made degrade.factor times smaller and back; all pixels are valid.
+    super_resolution: `fine` made degrade.factor times smaller and back. All of it is valid where
+    the label set has a class for what is not annotated; else valid is False at that.
     densify: `coarse`; where it is 0 nobody annotated, and valid is False.
     """
     if config.task == "super_resolution":
         factor = config.degrade.factor
         small = nearest_downsample(fine, factor, config.degrade.sampling)
         label_map = nearest_upsample(small, factor)
-        return label_map, torch.ones_like(label_map, dtype=torch.bool)[:, None]
+        if config.data.labels.has_unlabeled_class:
+            return label_map, torch.ones_like(label_map, dtype=torch.bool)[:, None]
+        return label_map, (label_map != UNANNOTATED)[:, None]
     return coarse, (coarse != UNANNOTATED)[:, None]
 
 
@@ -77,7 +80,8 @@ def mask_generator_input(
         if config.task == "super_resolution" and config.condition != "image":
             factor, sampling = config.degrade.factor, config.degrade.sampling
             first = first_kept(factor, sampling)
-            segmap, near = small_map_prior(label_map, num_classes, factor, first)
+            annotated = None if config.data.labels.has_unlabeled_class else valid
+            segmap, near = small_map_prior(label_map, num_classes, factor, first, annotated)
         else:
             segmap, near = polygon_prior(label_map, num_classes, valid)
         seen = segmap, valid.float(), near

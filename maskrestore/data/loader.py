@@ -132,7 +132,13 @@ def training_batches(
 
     def read(index: int, position: int) -> tuple[Sample, str]:
         seed = seed_of("damage", config.seed, position)
-        return damage(folder[index], config.degradation, config.degrade.sampling, seed, groups)
+        sample, kind = damage(
+            folder[index], config.degradation, config.degrade.sampling, seed, groups
+        )
+        if config.data.crop is not None:  # of the mask that somebody damaged as a whole
+            place = seed_of("crop", config.seed, position)
+            sample = sample.cut(config.data.network_size, place)
+        return sample, kind
 
     return _prefetched(config, folder, plan(), read)
 

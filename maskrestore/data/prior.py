@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrestore.config.labels import UNANNOTATED
 from maskrestore.data.segmap import one_hot
 
 REACH = 1 / 16
@@ -105,10 +106,27 @@ def polygon_prior(label_map: Tensor, num_classes: int, annotated: Tensor) -> tup
 
 
 def small_map_prior(
-    label_map: Tensor, num_classes: int, factor: int, first: int
+    label_map: Tensor,
+    num_classes: int,
+    factor: int,
+    first: int,
+    annotated: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Class probabilities of a map made smaller, `interpolated`, and how close each pixel is to a
-    kept one: float32 [B,C,H,W] and [B,1,H,W] in 0..1."""
+    kept one: float32 [B,C,H,W] and [B,1,H,W] in 0..1.
+
+    annotated: bool [B,1,H,W], where not all kept pixels hold a class; the others then say nothing.
+    Between kept pixels none of which does, the nearest label is taken, as of a polygon.
+    """
+    if annotated is not None:
+        kept = torch.zeros_like(annotated)
+        at = (..., slice(first, None, factor), slice(first, None, factor))
+        kept[at] = annotated[at]
+        nearest, near = polygon_prior(label_map, num_classes, kept)
+        segmap = interpolated(label_map, num_classes, factor, first)
+        unknown = segmap[:, UNANNOTATED : UNANNOTATED + 1].clone()  # shares of factor**2: exact
+        segmap[:, UNANNOTATED] = 0
+        return torch.where(unknown < 1, segmap / (1 - unknown), nearest), near
     batch, height, width = label_map.shape
     down, right = (_offsets(side, factor, first, label_map.device) for side in (height, width))
     near = closeness(down[:, None] ** 2 + right**2).expand(batch, 1, height, width)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import first_kept
-from maskrestore.data.prior import interpolated, nearest_annotated, nearest_label
+from maskrestore.data.prior import nearest_annotated, nearest_label, small_map_prior
 
 
 def fill(label_map: Tensor, valid: Tensor) -> Tensor:
@@ -63,30 +63,40 @@ def realign(label_map: Tensor, factor: int, sampling: str) -> Tensor:
     return padded[:, 0, shift:, shift:].long()
 
 
-def bilinear(label_map: Tensor, num_classes: int, factor: int, sampling: str) -> Tensor:
-    """The likeliest class where the kept pixels' one-hot maps are interpolated bilinearly.
+def bilinear(
+    label_map: Tensor,
+    num_classes: int,
+    factor: int,
+    sampling: str,
+    annotated: Tensor | None = None,
+) -> Tensor:
+    """The likeliest class where the kept pixels' one-hot maps are interpolated bilinearly; of those
+    that are annotated (bool [B,1,H,W]), where not all are, as prior.small_map_prior has it.
 
     int64 [B,H,W] at full size, each kept pixel repeated over its block -> int64 [B,H,W]. Before the
     first kept pixel and behind the last nothing changes. Of equally likely classes the first.
     """
     first = first_kept(factor, sampling)
-    return interpolated(label_map, num_classes, factor, first).argmax(1)
+    return small_map_prior(label_map, num_classes, factor, first, annotated)[0].argmax(1)
 
 
 def restore_untrained(config: RunConfig, label_map: Tensor, valid: Tensor, image: Tensor) -> Tensor:
     """The baseline of the config applied to a degraded mask: int64 [B,H,W] -> int64 [B,H,W]."""
+    factor, sampling = config.degrade.factor, config.degrade.sampling
     if config.baseline == "random_walker":
         seeds = valid[:, 0]
         if config.task == "super_resolution":  # the kept pixels alone lie where they were
-            first = first_kept(config.degrade.factor, config.degrade.sampling)
-            seeds = torch.zeros_like(seeds)
-            seeds[:, first :: config.degrade.factor, first :: config.degrade.factor] = True
+            kept = torch.zeros_like(seeds)
+            first = first_kept(factor, sampling)
+            kept[:, first::factor, first::factor] = True
+            seeds = seeds & kept
         return random_walker(label_map, seeds, image)
     if config.baseline == "fill":
         return fill(label_map, valid)
     if config.baseline == "realign":
-        return realign(label_map, config.degrade.factor, config.degrade.sampling)
+        return realign(label_map, factor, sampling)
     if config.baseline == "bilinear":
-        factor, sampling = config.degrade.factor, config.degrade.sampling
-        return bilinear(label_map, config.data.labels.num_classes, factor, sampling)
+        labels = config.data.labels
+        annotated = None if labels.has_unlabeled_class else valid
+        return bilinear(label_map, labels.num_classes, factor, sampling, annotated)
     return label_map

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from maskrestore.config.inference import OVERLAP
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import one_hot, to_uint8
+from maskrestore.data.tiles import blend
 from maskrestore.distributed.memory import told_if_full
 from maskrestore.distributed.processes import autocast
 from maskrestore.evaluation.baselines import restore_untrained
@@ -121,8 +123,16 @@ def _restore(
     labels, float32 [B,H,W]; None without a network."""
     if mask_generator is None:
         return restore_untrained(config, degraded, valid, image), None
-    seen = mask_generator_input(config, degraded, valid, image)
-    restored_logits: Tensor = mask_generator(*seen).float()
+    network = mask_generator
+
+    def logits_of(*maps: Tensor) -> Tensor:
+        logits: Tensor = network(*mask_generator_input(config, *maps))
+        return logits
+
+    # Whole samples, or pieces of them, as restore.py's fit=tile cuts these.
+    align = config.degrade.factor if config.task == "super_resolution" else 1
+    maps = (degraded, valid, image)
+    restored_logits = blend(logits_of, maps, config.data.network_size, OVERLAP, align)
     largest, restored = restored_logits.max(1)  # the first of equal ones, as argmax, and faster
     return restored, (largest - restored_logits.logsumexp(1)).exp()
 

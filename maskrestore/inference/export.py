@@ -40,7 +40,7 @@ class MaskRestorer(nn.Module):
     def forward(self, label_map: Tensor, image: Tensor | None = None) -> Tensor:
         """int64 [B,H,W] class numbers (densify: 0 = not annotated; super_resolution: the small map
         with each pixel repeated), and with condition=mask_image uint8 [B,3,H,W] -> logits float32
-        [B,C,H,W]. H x W is the run's data.size."""
+        [B,C,H,W]. H x W is the run's data.size, or data.crop."""
         degraded, valid = degrade(self.run, label_map, label_map)
         pixels = label_map if image is None else image
         logits: Tensor = self.mask_generator(
@@ -51,7 +51,7 @@ class MaskRestorer(nn.Module):
     def example(self, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
         """A random mask, and an image where one is needed."""
         draw = torch.Generator().manual_seed(seed)
-        size = (batch, *self.run.data.height_width)
+        size = (batch, *self.run.data.network_size)
         num_classes = self.run.data.labels.num_classes
         label_map = torch.randint(0, num_classes, size, generator=draw)
         if not self.run.image_channels:

@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from maskrestore.config.inference import OVERLAP
 from maskrestore.config.labels import LabelSet
 from maskrestore.config.run import RunConfig
+from maskrestore.models.mask_generator import NEVER
 from maskrestore.runs import provenance
 from maskrestore.runs.figures import SHARES
 from maskrestore.runs.result import read_result
@@ -44,7 +46,7 @@ settings of the run, less its paths, as JSON in its metadata (`config`).
 
 ## Limits
 
-- The figures hold for masks like those above, at {height}x{width} pixels: whole scenes, shrunk.
+- The figures hold for masks like those above, {scenes}.
   Other cameras, cities, classes or ways of annotating were not measured.
 - It can be sure of itself and wrong: confidence is the network's own (see `ece`, if it is above).
 - A restored mask is a guess where nobody annotated. Have a person look at it before it counts.
@@ -54,7 +56,7 @@ settings of the run, less its paths, as JSON in its metadata (`config`).
 
 def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
     """Markdown. files: a line on each exported file; inputs: shapes and dtypes of what it takes."""
-    height, width = run.data.height_width
+    height, width = run.data.network_size
     labels = run.data.labels
     smaller = run.task == "super_resolution"
     purpose = (
@@ -69,6 +71,7 @@ def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
         "damage in training": run.degradation,
         "sees": run.condition.replace("_", " and "),
         "data": f"{run.data.source}, {run.data.size} (height x width)",
+        "trained on": f"pieces of {run.data.crop}" if run.data.crop else "whole scenes",
         "images seen in training": run.total_images,
         "labels": f"{labels.name}, sha256 {labels.sha256}",
         "seed": run.seed,
@@ -90,8 +93,19 @@ def model_card(run: RunConfig, files: Sequence[str], inputs: str) -> str:
         files="\n".join(f"- {line}" for line in files),
         inputs=inputs,
         arguments="label_map, image" if run.image_channels else "label_map",
+        scenes=_scenes(run),
         height=height,
         width=width,
+    )
+
+
+def _scenes(run: RunConfig) -> str:
+    """What the network restores at a time, and what the figures were made of."""
+    if run.data.crop is None:
+        return f"at {run.data.size} pixels: whole scenes, shrunk"
+    return (
+        f"pieces of {run.data.crop} pixels of scenes of {run.data.size}, put together from tiles "
+        f"that overlap by {OVERLAP:.0%}"
     )
 
 
@@ -101,7 +115,9 @@ def _numbers(labels: LabelSet) -> str:
         return ""
     entries = enumerate(labels.by_number)
     listed = ", ".join(f"{number} {entry.name} (id {entry.id})" for number, entry in entries)
-    return f"Both count classes by their numbers: {listed}.\n"
+    never = f" No mask is restored to 0: its logit is {NEVER:g}."
+    never = "" if labels.has_unlabeled_class else never
+    return f"Both count classes by their numbers: {listed}.{never}\n"
 
 
 def _commit(run: RunConfig) -> str | None:

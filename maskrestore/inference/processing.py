@@ -80,8 +80,8 @@ class Processor:
         return image
 
     def _fit(self, numbers: Tensor, image: Pixels | None) -> tuple[Tiles | Shrunk, Pieces]:
-        size, factor = self._run.data.height_width, self._factor
-        if self._config.fit == "tile":
+        size, factor = self._run.data.network_size, self._factor
+        if self._config.fits_by(self._run) == "tile":
             return fit_tiles(numbers, image, size, factor, self._config.overlap)
         sampling = self._run.degrade.sampling if factor > 1 else "center"
         return fit_whole(numbers, image, size, factor, sampling)
@@ -96,9 +96,9 @@ class Processor:
             part[:height, :width].numpy() for part in mask.fitted.finish()
         )
         given = mask.given.numpy()
-        annotated = np.full_like(given, True, dtype=bool)
-        if self._factor == 1:
-            annotated = given != UNANNOTATED
+        annotated = given != UNANNOTATED
+        if self._factor > 1 and self._labels.has_unlabeled_class:
+            annotated = np.full_like(given, True, dtype=bool)
         contradicted = annotated & (labels != given)
         if self._keeps_annotated:
             labels = np.where(annotated, given, labels)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrestore.data.degrade import nearest_upsample
 from maskrestore.data.pictures import Pixels
+from maskrestore.data.tiles import corners, tile_window
 
 BAND = 64
 """Rows that are enlarged at a time."""
@@ -63,33 +64,12 @@ def resize_nearest(label_map: Tensor, size: tuple[int, int], sampling: str = "ce
     return label_map[rows[:, None], columns]
 
 
-def tile_starts(length: int, tile: int, overlap: float, align: int = 1) -> list[int]:
-    """Where tiles of one side begin so that they cover 0..length, evenly spread.
-
-    length >= tile. Neighbours share `overlap` (0..0.5) of a tile or more, less what it takes to
-    begin at multiples of `align`, of which length - tile must be one.
-    """
-    stride = max(align, int(tile * (1 - overlap)))
-    num_strides = -(-(length - tile) // stride)
-    if num_strides == 0:
-        return [0]
-    units = (length - tile) // align
-    return [units * number // num_strides * align for number in range(num_strides + 1)]
-
-
-def tile_window(tile: int, overlap: float) -> Tensor:
-    """float32 [tile]: 1 in the middle, falling smoothly towards 0 over `overlap` of a tile."""
-    ramp = max(1, int(tile * overlap))
-    distance = (torch.arange(tile) + 0.5).minimum(tile - torch.arange(tile) - 0.5)
-    return torch.sin(torch.pi / 2 * (distance / ramp).clamp(max=1)) ** 2
-
-
 class Tiles:
     """Overlapping tiles of a map, their logits blended by a smooth window, so that no seam shows.
 
     label_map: uint8 [H,W], at least as large as `size`, the network's (height, width); overlap and
-    align as for `tile_starts`. The class scores held at a time span the shorter side of the map
-    and one tile of the longer.
+    align as for `tiles.tile_starts`. The class scores held at a time span the shorter side of the
+    map and one tile of the longer.
     """
 
     def __init__(
@@ -97,12 +77,9 @@ class Tiles:
     ) -> None:
         self._label_map, self._size = label_map, size
         self._swapped = label_map.shape[0] > label_map.shape[1]
-        starts = [
-            tile_starts(*sides, overlap, align) for sides in zip(label_map.shape, size, strict=True)
-        ]
+        self._corners = corners(label_map.shape, size, overlap, align)
         windows = [tile_window(side, overlap) for side in size]
         across, along = (1, 0) if self._swapped else (0, 1)
-        self._places = [(a, b) for b in starts[along] for a in starts[across]]
         self._window = windows[across][:, None] * windows[along]
         self._across, self._along = label_map.shape[across], size[along]
         self._length = label_map.shape[along]
@@ -113,16 +90,12 @@ class Tiles:
         self._decision = Decision(*(torch.zeros_like(given) for _ in range(3)))
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def corners(self) -> Iterator[tuple[int, int]]:
-        """(y, x) of each tile's first pixel."""
-        return ((b, a) if self._swapped else (a, b) for a, b in self._places)
+        return len(self._corners)
 
     def cut(self, array: Tensor) -> Iterator[Tensor]:
         """[...,H,W] -> each tile of it, [...,*size]."""
         height, width = self._size
-        return (array[..., y : y + height, x : x + width] for y, x in self.corners())
+        return (array[..., y : y + height, x : x + width] for y, x in self._corners)
 
     def pieces(self) -> Iterator[Tensor]:
         """uint8 [*size], in the order in which `add` wants their logits."""
@@ -136,7 +109,8 @@ class Tiles:
             shape = (self._across, self._along)
             self._scores = logits.new_zeros(len(logits), *shape)
             self._weights = logits.new_zeros(shape)
-        across, along = self._places[self._num_added]
+        y, x = self._corners[self._num_added]
+        across, along = (x, y) if self._swapped else (y, x)
         self._advance(along)
         rows = slice(across, across + logits.shape[1])
         self._scores[:, rows] += logits * self._window

@@ -20,11 +20,12 @@ def make_mask_generator(config: RunConfig) -> MaskGenerator:
         config.data.labels.num_classes,
         config.mask_generator.width,
         config.mask_generator.hidden,
-        config.data.height_width,
+        config.data.network_size,
         config.distributed.activation_checkpointing,
         num_further=int(config.mask_generator.start == "prior"),
         sees_image=config.image_channels > 0,
         image_features=config.mask_generator.image_features,
+        restores_0=config.data.labels.has_unlabeled_class,
     )
 
 

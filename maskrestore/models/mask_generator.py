@@ -16,6 +16,9 @@ ENLARGED = 2
 CamVid's held-out training images this restored 3.5 points of mIoU more than the image as it is."""
 GPU_LAYOUT = torch.channels_last
 """Of all between the input and the logits on a GPU: as tensor cores read it."""
+NEVER = -10_000.0
+"""The logit of a class that no mask is restored to: finite in half precision, and of probability 0
+beside any other."""
 CHANNELS = 16
 """Of each stage of the image's features, as the mask generator sees them."""
 
@@ -30,7 +33,8 @@ class MaskGenerator(FusedTrunk):
     of 32.
 
     The last layer begins at zero and the start is added to the logits, so that training begins at
-    the restoration that is given and learns what to change of it.
+    the restoration that is given and learns what to change of it. restores_0: whether class 0, of
+    what is not annotated, is one that masks are restored to (LabelSet.has_unlabeled_class).
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class MaskGenerator(FusedTrunk):
         num_further: int = 0,
         sees_image: bool = False,
         image_features: str = "none",
+        restores_0: bool = True,
     ) -> None:
         channels = num_classes + 1 + num_further + 3 * sees_image
         has_features = sees_image and image_features != "none"
@@ -54,6 +59,7 @@ class MaskGenerator(FusedTrunk):
             nn.init.zeros_(part)
         self.input_gain = nn.Parameter(torch.tensor([GAIN]))
         self.image_features = ImageFeatures() if has_features else None
+        self.restores_0 = restores_0
 
     def forward(self, start: Tensor, valid: Tensor, *further: Tensor) -> Tensor:
         """float [B,num_classes,H,W], bool or float [B,1,H,W] -> logits [B,num_classes,H,W].
@@ -69,6 +75,8 @@ class MaskGenerator(FusedTrunk):
             seen = seen.contiguous(memory_format=GPU_LAYOUT)
         logits = self.conv_logits(self.features(seen))
         restored: Tensor = logits + self.input_gain * start
+        if not self.restores_0:
+            restored = F.pad(restored[:, 1:], (0, 0, 0, 0, 1, 0), value=NEVER)
         return restored
 
 

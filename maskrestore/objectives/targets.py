@@ -22,8 +22,9 @@ IGNORED = -100
 class Teacher(nn.Module):
     """Another run's mask generator, frozen: its restored masks are what is trained on."""
 
-    def __init__(self, run: Path) -> None:
-        """UserError if there is no such finished run."""
+    def __init__(self, run: Path, size: tuple[int, int]) -> None:
+        """size: (height, width) of the masks. UserError if there is no such finished run, or its
+        masks are of another size."""
         super().__init__()
         settings = run / "config.yaml"
         if not settings.is_file():
@@ -33,6 +34,13 @@ class Teacher(nn.Module):
             raise UserError(
                 f"teacher={run}: a run with task={self.config.task} loss={self.config.loss} "
                 "restores no masks"
+            )
+        its_size = self.config.data.network_size
+        if its_size != size:
+            its, ours = ("x".join(map(str, sides)) for sides in (its_size, size))
+            raise UserError(
+                f"teacher={run}: it restores masks of {its}, and this run trains on {ours}: give "
+                f"one whose data.size, or data.crop, is {ours}"
             )
         self.network = load_mask_generator(self.config).requires_grad_(False).eval()
 

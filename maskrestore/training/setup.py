@@ -83,7 +83,7 @@ def make_objective(
         perceptual_loss = PerceptualLoss(in_precision(features, precision), features.tap_weights)
     teacher = None
     if config.trains and config.target == "restored" and config.teacher is not None:
-        teacher = Teacher(config.teacher).to(device)
+        teacher = Teacher(config.teacher, config.data.network_size).to(device)
     # Only now: whatever else the run is made of, the same seed gives the same first weights.
     torch.manual_seed(config.seed)
     if not config.trains:

@@ -90,6 +90,26 @@ def test_settings_that_contradict_each_other_are_refused_with_both_values() -> N
             ["protocol=strict", "degrade.sampling=corner"],
             "protocol=strict samples at the centre, but degrade.sampling=corner",
         ),
+        (["data.crop=48x64"], "data.crop: height and width must be multiples of 32"),
+        (["data.crop=48x64"], "got '48x64'"),
+        (
+            ["data.crop=96x256", "data.size=128x192", "loss=ce"],
+            "data.crop=96x256 is larger than data.size=128x192: write a smaller one",
+        ),
+        (
+            ["data.crop=128x192", "task=synthesis"],  # data.size is 96x192: both are told
+            "data.size=96x192: write a smaller one\ndata.crop=128x192 is for masks, and task="
+            "synthesis trains on whole scenes: leave it out",
+        ),
+        (
+            ["data.crop=96x128", "loss=ce_l1"],
+            "data.crop=96x128 is for the cross entropy alone, since image generators draw whole "
+            "scenes: write loss=ce and synthesized_images=0",
+        ),
+        (
+            *(["data.crop=96x128", "loss=ce", "condition=image", "synthesized_images=0.5"],),
+            "write loss=ce and synthesized_images=0",
+        ),
     ],
 )
 def test_settings_that_could_not_work_are_refused(words: list[str], expected: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskrestore.data.degrade import nearest_downsample
+from maskrestore.data.tiles import blend, tile_starts, tile_window
 from maskrestore.inference.tiling import (
     BAND,
     Shrunk,
@@ -19,8 +20,6 @@ from maskrestore.inference.tiling import (
     enlarge_rows,
     possible_classes,
     resize_nearest,
-    tile_starts,
-    tile_window,
 )
 
 CLASSES = 5
@@ -68,6 +67,20 @@ def test_tiles_cover_a_side_evenly_and_overlap(
     assert all(0 < step <= max(align, int(tile * (1 - overlap)) + align) for step in steps)
     assert all(step <= tile for step in steps)
     assert all(start % align == 0 for start in starts)
+
+
+@pytest.mark.parametrize("network", [by_pixel, blurred])
+@pytest.mark.parametrize("size", [(32, 64), (70, 150), (150, 70), (64, 96)])
+def test_evaluations_blend_tiles_as_restoring_does(
+    size: tuple[int, int], network: Callable[[Tensor], Tensor]
+) -> None:
+    """All at once there, band by band here."""
+    label_map = random_map(*size)
+    decision = through_tiles(Tiles(label_map, (32, 64), 0.25), network)
+    two = torch.stack([label_map, random_map(*size, seed=1)])
+    logits = blend(lambda maps: torch.stack([*map(network, maps)]), [two], (32, 64), 0.25)
+    for ours, theirs in zip(decision, decide(logits[0].softmax(0), label_map), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (70, 150), (150, 70), (33, 64), (32, 200)])

@@ -48,7 +48,7 @@ def test_the_targets_are_what_their_names_say(tmp_path: Path) -> None:
 
     run = make_run(tmp_path / "run", "condition=mask_image")
     words = ("target=restored", f"teacher={run}")
-    restored = target(*words, teacher=Teacher(run))
+    restored = target(*words, teacher=Teacher(run, (32, 64)))
     assert torch.equal(restored[annotated], batch.coarse[annotated])
     config = read_run_config(run / "config.yaml").model_copy(update={"run": run})
     shown = mask_generator_input(config, *degrade(config, batch.fine, batch.coarse), batch.image)
@@ -104,8 +104,12 @@ def test_settings_that_do_not_fit(words: list[str], message: str) -> None:
 
 def test_a_teacher_that_restores_no_masks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no .*config\.yaml"):
-        Teacher(tmp_path)
+        Teacher(tmp_path, (32, 64))
     (tmp_path / "config.yaml").write_text("task: synthesis\n")
     with pytest.raises(UserError, match="restores no masks"):
-        Teacher(tmp_path)
+        Teacher(tmp_path, (32, 64))
     assert RunConfig().teacher is None
+    pieces = make_run(tmp_path / "pieces", "data.crop=32x32")
+    with pytest.raises(UserError, match="restores masks of 32x32, and this run trains on 32x64"):
+        Teacher(pieces, (32, 64))
+    assert Teacher(pieces, (32, 32)).config.data.crop == "32x32"

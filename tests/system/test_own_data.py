@@ -61,8 +61,8 @@ def test_the_page_is_true(tmp_path: Path) -> None:
         given = np.asarray(Image.open(path))
         restored = np.asarray(Image.open(tmp_path / "restored" / f"{path.stem}_restored.png"))
         assert (restored[given != 255] == given[given != 255]).all()  # in the ids they came in
-        assert set(np.unique(restored)) <= {0, 1, 2, 3, 10, 11, 20, 21, 255}
-        assert (restored == 255).mean() < 0.05 < (given == 255).mean()
+        assert set(np.unique(restored)) <= {0, 1, 2, 3, 10, 11, 20, 21}
+        assert (given == 255).mean() > 0.05
     card = (tmp_path / "exported/README.md").read_text()
     assert "the 8 classes of Fields" in card
     assert "0 not annotated (id 255), 1 soil (id 0)" in card
