@@ -37,6 +37,27 @@ def unusable_gpu(root: Path = ROOT) -> str:
     )
 
 
+def left_out_gpu() -> str:
+    """Why the GPU that torch sees cannot run what it was built for, with the remedy; "" if it can.
+    Wheels leave old architectures out, and torch says so only at its first operation."""
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    major, minor = torch.cuda.get_device_capability(index)
+    built = torch.cuda.get_arch_list()
+    known = [re.fullmatch(r"(sm|compute)_(\d+)[a-z]?", name) for name in built]
+    if not any(known):  # of another maker
+        return ""
+    for kind, number in (match.groups() for match in known if match):  # sm_86; compute_90 and newer
+        own_major, own_minor = divmod(int(number), 10)
+        is_newer = kind == "compute" and (major, minor) >= (own_major, own_minor)
+        if is_newer or (major == own_major and minor >= own_minor):
+            return ""
+    return (
+        f"{socket.gethostname()} has {torch.cuda.get_device_name(index)} (sm_{major}{minor}), for "
+        f"which torch {torch.__version__} is not built ({', '.join(built)}): install one that is "
+        "(docs/running.md); without it: distributed.device=cpu"
+    )
+
+
 def _reason(driver: str) -> str:
     cuda = torch.version.cuda
     if cuda is None:

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from maskrestore.config.hardware import needs_gpu, uneven_share
 from maskrestore.config.run import RunConfig
-from maskrestore.distributed.devices import device_identity, fix_order, sees_gpu, unusable_gpu
+from maskrestore.distributed.devices import (
+    device_identity,
+    fix_order,
+    left_out_gpu,
+    sees_gpu,
+    unusable_gpu,
+)
 from maskrestore.distributed.gathering import gather_processes
 from maskrestore.distributed.launchers import refused, take_told, without_effect
 from maskrestore.distributed.places import find_place, num_processes
@@ -107,6 +113,8 @@ def _mistakes(config: RunConfig, for_training: bool, size: int, use_cpu: bool) -
         if not unusable and settings.device == "cuda":
             unusable = "distributed.device=cuda: torch sees no GPU; write distributed.device=cpu"
         mistakes += [unusable] if unusable else []
+    elif left_out := left_out_gpu():
+        mistakes.append(left_out)
     if settings.num_processes not in (0, size):
         mistakes.append(
             f"distributed.num_processes={settings.num_processes}, but {size} came up: start them "

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import null_gpu
 import pytest
 import torch
 
@@ -72,6 +73,22 @@ def test_a_driver_that_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = unusable_gpu(tmp_path)
     assert "(driver 999.1, CUDA_VISIBLE_DEVICES=7)" in text
     assert "and says: " in text or "it is built without CUDA" in text
+
+
+def test_an_architecture_that_the_wheels_left_out() -> None:
+    told = null_gpu.run_there(
+        "from maskrestore.config.run import load_config\n"
+        "from maskrestore.distributed.processes import make_accelerator\n"
+        "from maskrestore.utils.errors import ConfigError\n"
+        "try:\n"
+        "    make_accelerator(load_config([]), for_training=True)\n"
+        "except ConfigError as error:\n"
+        "    print(error)",
+        MAJOR="7",
+    )
+    assert "has NVIDIA H100 80GB HBM3 (sm_70), for which torch" in told
+    assert "is not built (sm_" in told
+    assert "distributed.device=cpu" in told
 
 
 @ON_CPU

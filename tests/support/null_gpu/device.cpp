@@ -5,6 +5,7 @@
 //
 // NULL_GPU_DEVICES: how many there are (1). NULL_GPU_OLD_DRIVER: the driver is too old.
 // NULL_GPU_MEMORY: bytes that cudaMalloc gives before it is out of memory (all).
+// NULL_GPU_MAJOR: of its compute capability (9).
 // Whatever is not here is a function that returns 0 (__init__.py makes them from torch's libraries).
 #include <cuda_runtime_api.h>
 
@@ -120,7 +121,7 @@ API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   p->maxGridSize[0] = 2147483647;
   p->maxGridSize[1] = p->maxGridSize[2] = 65535;
   p->totalConstMem = 65536;
-  p->major = 9;
+  p->major = int(setting("NULL_GPU_MAJOR", 9));
   p->textureAlignment = 512;
   p->multiProcessorCount = 132;
   p->maxThreadsPerMultiProcessor = 2048;
