@@ -84,7 +84,10 @@ class FusedBlock(nn.Module):
 
     def _normalized(self, x: Tensor) -> Tensor:
         # nn.InstanceNorm2d refuses a 1x1 map, the latent one of a 64x64 image.
-        return x if self.frozen else torch.group_norm(x, x.shape[1], eps=1e-5)
+        if self.frozen:
+            return x
+        with torch.autocast(x.device.type, enabled=False):  # on CUDA it would be float32
+            return torch.group_norm(x, x.shape[1], eps=1e-5)
 
 
 class FusedTrunk(nn.Module):
@@ -165,15 +168,17 @@ def modulated(x: Tensor, doubled: bool, modulations: list[Tensor]) -> tuple[Tens
 
     x [B,C,h,w], or half as high and wide if doubled. The results are of the modulations' dtype.
     """
-    results: tuple[Tensor, ...] = _Modulated.apply(
-        x.to(modulations[0].dtype), doubled, *modulations
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        results: tuple[Tensor, ...] = _Modulated.apply(
+            x.to(modulations[0].dtype), doubled, *modulations
+        )
     return results
 
 
 def double(x: Tensor) -> Tensor:
     """Each pixel becomes 2x2 equal ones."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class _Modulated(torch.autograd.Function):
@@ -198,11 +203,7 @@ class _Modulated(torch.autograd.Function):
         of_modulations = []
         of_x: Tensor | None = None
         for gradient, modulation in zip((first, *gradients[1:]), modulations, strict=True):
-            of_modulation = torch.empty_like(modulation)
-            torch.mul(gradient, large, out=of_modulation[:, :channels])
-            if modulation.shape[1] > channels:
-                of_modulation[:, channels:] = gradient
-            of_modulations.append(of_modulation)
+            of_modulations.append(_of_scale_and_shift(gradient, large, modulation))
             scale = modulation[:, :channels]
             of_x = gradient * scale if of_x is None else of_x.addcmul_(gradient, scale)
         if ctx.doubled and of_x is not None:
@@ -215,6 +216,19 @@ def _scale_and_shift(x: Tensor, modulation: Tensor) -> Tensor:
     if modulation.shape[1] == channels:
         return x * modulation
     return torch.addcmul(modulation[:, channels:], x, modulation[:, :channels])
+
+
+def _of_scale_and_shift(gradient: Tensor, x: Tensor, modulation: Tensor) -> Tensor:
+    """The modulation's gradient."""
+    channels = x.shape[1]
+    if torch.compiler.is_compiling():  # it knows no part as `out`, and puts these in one
+        parts = [gradient * x, gradient][: modulation.shape[1] // channels]
+        return torch.cat(parts, 1)
+    result = torch.empty_like(modulation)
+    torch.mul(gradient, x, out=result[:, :channels])
+    if modulation.shape[1] > channels:
+        result[:, channels:] = gradient
+    return result
 
 
 class _SplitReLU(torch.autograd.Function):
