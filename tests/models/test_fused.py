@@ -41,6 +41,7 @@ os._exit(0)  # a thread of the backward pass may still be there
 """
 
 
+@pytest.mark.slow
 def test_autocast_on_a_gpu_computes_the_blocks_in_half_precision() -> None:
     """CUDA's autocast has interpolate and group_norm in float32, and what takes their results."""
     seen = json.loads(null_gpu.run_there(SEEN))
