@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maskrestore.models.spade import WIDTHS, blocks_of, conv3x3
-
-SLOPE = 0.2
-"""Of the leaky ReLUs."""
+from maskrestore.models.modulation import double, modulated, split_relu
+from maskrestore.models.spade import SLOPE, WIDTHS, blocks_of, conv3x3
 
 
 class FusedBlock(nn.Module):
@@ -66,13 +64,13 @@ class FusedBlock(nn.Module):
         shared = self.shared(segmap)
         if style is not None:
             shared = shared + everywhere(self.of_style, style, segmap.shape[2:])
-        hidden = _SplitReLU.apply(shared, self.num_spades, not self.frozen)
+        hidden = split_relu(shared, self.num_spades, not self.frozen)
         modulations = [self.modulation_0(hidden[0])]
         if self.learned_shortcut:
             modulations.append(self.modulation_s(hidden[2]))
-        y, *rest = modulated(self._normalized(x), doubled, modulations)
+        y, *rest = modulated(x, doubled, modulations, not self.frozen)
         y = self.conv_0(y)
-        [y] = modulated(self._normalized(y), False, [self.modulation_1(hidden[1])])
+        [y] = modulated(y, False, [self.modulation_1(hidden[1])], not self.frozen)
         if self.learned_shortcut:
             shortcut = self.conv_s(rest[0])
             if self.frozen:
@@ -81,10 +79,6 @@ class FusedBlock(nn.Module):
             shortcut = double(x) if doubled else x
         result: Tensor = self.conv_1(y) + shortcut
         return result
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        # nn.InstanceNorm2d refuses a 1x1 map, the latent one of a 64x64 image.
-        return x if self.frozen else torch.group_norm(x, x.shape[1], eps=1e-5)
 
 
 class FusedTrunk(nn.Module):
@@ -157,82 +151,3 @@ def everywhere(convolution: nn.Module, style: Tensor, size: Sequence[int]) -> Te
         places[-1] = small[dim - 2] - 1
         few = few.index_select(dim, places)
     return few
-
-
-def modulated(x: Tensor, doubled: bool, modulations: list[Tensor]) -> tuple[Tensor, ...]:
-    """x * scale + shift for each modulation [scale, shift] [B,2C,h,w], or x * scale for one of
-    [B,C,h,w]. A leaky ReLU follows the first.
-
-    x [B,C,h,w], or half as high and wide if doubled. The results are of the modulations' dtype.
-    """
-    results: tuple[Tensor, ...] = _Modulated.apply(
-        x.to(modulations[0].dtype), doubled, *modulations
-    )
-    return results
-
-
-def double(x: Tensor) -> Tensor:
-    """Each pixel becomes 2x2 equal ones."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-class _Modulated(torch.autograd.Function):
-    """Remembers x before it is doubled, and the modulations; nothing of the results."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, doubled: bool, *modulations: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, *modulations)
-        ctx.doubled = doubled
-        large = double(x) if doubled else x
-        first, *rest = (_scale_and_shift(large, modulation) for modulation in modulations)
-        return F.leaky_relu_(first, SLOPE), *rest
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, *modulations = ctx.saved_tensors
-        channels = x.shape[1]
-        large = double(x) if ctx.doubled else x
-        before = _scale_and_shift(large, modulations[0])
-        first = torch.ops.aten.leaky_relu_backward(gradients[0], before, SLOPE, False)
-        del before
-        of_modulations = []
-        of_x: Tensor | None = None
-        for gradient, modulation in zip((first, *gradients[1:]), modulations, strict=True):
-            of_modulation = torch.empty_like(modulation)
-            torch.mul(gradient, large, out=of_modulation[:, :channels])
-            if modulation.shape[1] > channels:
-                of_modulation[:, channels:] = gradient
-            of_modulations.append(of_modulation)
-            scale = modulation[:, :channels]
-            of_x = gradient * scale if of_x is None else of_x.addcmul_(gradient, scale)
-        if ctx.doubled and of_x is not None:
-            of_x = F.avg_pool2d(of_x, 2, divisor_override=1)
-        return of_x, None, *of_modulations
-
-
-def _scale_and_shift(x: Tensor, modulation: Tensor) -> Tensor:
-    channels = x.shape[1]
-    if modulation.shape[1] == channels:
-        return x * modulation
-    return torch.addcmul(modulation[:, channels:], x, modulation[:, :channels])
-
-
-class _SplitReLU(torch.autograd.Function):
-    """ReLU of [B,n*C,h,w] as n tensors. For the backward pass it keeps the results, which trained
-    convolutions keep as well, or where there are none of those a byte for each."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, keep_results: bool) -> Any:
-        if x.is_contiguous():
-            results = F.relu(x).chunk(count, 1)
-        else:  # channels_last: parts of their own, or each convolution would copy its part
-            results = tuple(F.relu(part) for part in x.chunk(count, 1))
-        ctx.save_for_backward(*(results if keep_results else [r > 0 for r in results]))
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        of_x = torch.cat(gradients, 1)
-        for part, kept in zip(of_x.chunk(len(gradients), 1), ctx.saved_tensors, strict=True):
-            part.mul_(kept if kept.dtype == torch.bool else kept > 0)
-        return of_x, None, None

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
+SLOPE = 0.2
+"""Of the leaky ReLUs."""
+EPSILON = 1e-5
+"""Of the norms."""
+
 
 class SPADE(nn.Module):
     """Equation 1: normalise without parameters, then scale and shift by what the segmap says."""
@@ -56,8 +61,8 @@ class SPADEResnetBlock(nn.Module):
         # nearest takes the top left pixel of each block; the public weights were trained with that.
         segmap = F.interpolate(segmap, size=x.shape[2:], mode="nearest")
         shortcut: Tensor = self.conv_s(self.norm_s(x, segmap)) if self.learned_shortcut else x
-        x = self.conv_0(F.leaky_relu(self.norm_0(x, segmap), 0.2))
-        x = self.conv_1(F.leaky_relu(self.norm_1(x, segmap), 0.2))
+        x = self.conv_0(F.leaky_relu(self.norm_0(x, segmap), SLOPE))
+        x = self.conv_1(F.leaky_relu(self.norm_1(x, segmap), SLOPE))
         return shortcut + x
 
 
@@ -109,7 +114,7 @@ class SPADEGenerator(nn.Module):
         x = self.fc(F.interpolate(segmap, size=self.latent_size, mode="nearest"))
         for name, doubled in self.blocks.items():
             x = self.get_submodule(name)(_double(x) if doubled else x, segmap)
-        return torch.tanh(self.conv_img(F.leaky_relu(x, 0.2)))
+        return torch.tanh(self.conv_img(F.leaky_relu(x, SLOPE)))
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

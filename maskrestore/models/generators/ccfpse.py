@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.models.frozen import EPSILON, spectrally_normed, working_dtype
-from maskrestore.models.fused import SLOPE, double, run_block
-from maskrestore.models.spade import WIDTHS, conv3x3
+from maskrestore.models.fused import run_block
+from maskrestore.models.modulation import double
+from maskrestore.models.spade import SLOPE, WIDTHS, conv3x3
 
 LEVELS = 7
 """Of the label pyramid, and blocks."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskrestore.data.sampler import seed_of
 from maskrestore.models.frozen import Frozen, spectrally_normed
-from maskrestore.models.fused import SLOPE
+from maskrestore.models.spade import SLOPE
 from maskrestore.models.weights import check_layout, load_weights
 from maskrestore.utils.errors import UserError
 
