@@ -11,7 +11,7 @@ from maskrestore.config.run import load_config
 from maskrestore.training.loop import train
 
 START = """
-import json
+import json, os
 from maskrestore.config.run import load_config
 from maskrestore.training import loop
 config = load_config(json.loads('''{words}'''))
@@ -41,8 +41,8 @@ take_step = loop.take_step
 def counted(*args):
     seen.append(counts())
     if len(seen) == 10:
-        print(json.dumps(seen[3:]))  # the first steps make things ready
-        raise SystemExit  # what it has drawn cannot be judged
+        print(json.dumps(seen[3:]), flush=True)  # the first steps make things ready
+        os._exit(0)  # what it has drawn cannot be judged
     return take_step(*args)
 
 loop.take_step = counted

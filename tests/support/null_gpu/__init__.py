@@ -35,6 +35,11 @@ import torch
 torch.backends.cudnn.enabled = False  # its graphs cannot be made up
 from null_gpu.emulation import Emulation, counts, reset_counts
 """
+END = """
+import os, sys
+sys.stdout.flush()
+os._exit(0)  # CUDA's threads of a backward pass do not end well here
+"""
 
 
 def missing() -> str:
@@ -104,7 +109,7 @@ def environment(**settings: str) -> dict[str, str]:
 def run_there(script: str, **settings: str) -> str:
     """What a Python script prints on a machine with this GPU; it has `torch`, `Emulation` and
     `counts`."""
-    command = [sys.executable, "-c", PREAMBLE + script]
+    command = [sys.executable, "-c", PREAMBLE + script + END]
     whole = os.environ | environment(**settings)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=whole)
     assert done.returncode == 0, done.stdout + done.stderr
