@@ -3,8 +3,8 @@
 python -m benchmarks
 python -m benchmarks only=frozen,step
 
-Each benchmark runs in a process of its own; what it prints takes the place of its last table.
-Tables of a GPU are left as they are where there is none.
+Each benchmark runs in a process of its own; what it prints takes the place of its last table. They
+are of CPUs: what a GPU has to answer is python -m benchmarks.gpu.
 """
 
 import re
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from pydantic import BeforeValidator
 
 from maskrestore.config.cli import run_program
@@ -24,10 +23,8 @@ from maskrestore.utils.files import write_atomically
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS = {
-    "frozen": "frozen device=cpu",
-    "frozen-gpu": "frozen device=cuda batch_size=8",
-    "step": "step device=cpu",
-    "step-gpu": "step device=cuda batch_size=8",
+    "frozen": "frozen",
+    "step": "step",
     "loader": "loader",
     "writing": "writing",
     "evaluation": "evaluation",
@@ -60,9 +57,6 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(f"only: no {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     failed = []
     for name in only or BENCHMARKS:
-        if name.endswith("-gpu") and not torch.cuda.is_available():
-            print(f"{name}: no GPU here, its table is left as it is")
-            continue
         module, *settings = BENCHMARKS[name].split()
         print(f"{name}: python -m benchmarks.{module} {' '.join(settings)}", flush=True)
         command = [sys.executable, "-m", f"benchmarks.{module}", *settings]

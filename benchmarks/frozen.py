@@ -1,12 +1,12 @@
 """The frozen image generator, forward and back to its input: python -m benchmarks.frozen
 
-Ours against a plain SPADE (plain_spade.py) of the same random weights, at the official size.
+Ours against a plain SPADE (plain_spade.py) of the same random weights, at the official size, on a
+CPU.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -22,7 +22,6 @@ from maskrestore.config.data import Size
 from maskrestore.config.settings import Section, parse
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
-from maskrestore.utils.errors import UserError
 from maskrestore.utils.system import keep_freed_memory, set_up_torch
 
 CHANNELS, WIDTH, HIDDEN = NUM_CLASSES + 2, 64, 128
@@ -31,8 +30,6 @@ CHANNELS, WIDTH, HIDDEN = NUM_CLASSES + 2, 64, 128
 class FrozenBenchmark(Section):
     """What to measure, and for how long."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where."""
     size: Size = "256x512"
     """Height x width in pixels."""
     batch_size: PositiveInt = 1
@@ -47,32 +44,30 @@ class FrozenBenchmark(Section):
         return self.batch_size, CHANNELS, int(height), int(width)
 
 
-def ours(device: str, shape: tuple[int, int, int, int], precision: str) -> Callable[[], object]:
+def ours(shape: tuple[int, int, int, int], precision: str) -> Callable[[], object]:
     """The program's own frozen generator, in its own environment."""
     set_up_torch()
     torch.manual_seed(0)
     generator = FrozenGenerator(calibrated(NUM_CLASSES, WIDTH, HIDDEN, shape[2:]))
-    network = in_precision(generator.to(device), precision)
-    keep_freed_memory(torch.device(device).type)
-    return passes(network, device, shape)
+    network = in_precision(generator, precision)
+    keep_freed_memory("cpu")
+    return passes(network, "cpu", shape)
 
 
-def plain(
-    device: str, shape: tuple[int, int, int, int], frozen: bool, autocast: bool
-) -> Callable[[], object]:
+def plain(shape: tuple[int, int, int, int], frozen: bool, autocast: bool) -> Callable[[], object]:
     """A plain SPADE, as a first user has it."""
     torch.manual_seed(0)
     network = PlainGenerator(CHANNELS, WIDTH, HIDDEN, shape[2:])
     network.load_state_dict(calibrated(NUM_CLASSES, WIDTH, HIDDEN, shape[2:]).state_dict())
-    network.to(device).eval().requires_grad_(not frozen)
+    network.eval().requires_grad_(not frozen)
 
     def call(segmap: Tensor) -> Tensor:
         network.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             image: Tensor = network(segmap)
         return image
 
-    return passes(call, device, shape)
+    return passes(call, "cpu", shape)
 
 
 def passes(
@@ -98,19 +93,17 @@ def passes(
 def main(words: Sequence[str]) -> None:
     """Measure, print the table."""
     config = parse(FrozenBenchmark, words)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: there is no GPU here")
-    place, shape, has_bf16 = config.device, config.shape, computes_bf16(config.device)
-    best = "fp16" if place == "cuda" else "bf16" if has_bf16 else "fp32"
+    shape, has_bf16 = config.shape, computes_bf16()
+    best = "bf16" if has_bf16 else "fp32"
     sides = {
-        **{name: Side(ours, place, shape, name) for name in dict.fromkeys((best, "fp32"))},
-        "plain, weight gradients on, fp32": Side(plain, place, shape, False, False),
-        "plain, frozen, fp32": Side(plain, place, shape, True, False),
+        **{name: Side(ours, shape, name) for name in dict.fromkeys((best, "fp32"))},
+        "plain, weight gradients on, fp32": Side(plain, shape, False, False),
+        "plain, frozen, fp32": Side(plain, shape, True, False),
     }
     fastest = "plain, frozen, fp32"
     if has_bf16:
         fastest = "plain, frozen, bf16 autocast"
-        sides[fastest] = Side(plain, place, shape, True, True)
+        sides[fastest] = Side(plain, shape, True, True)
     turns: dict[str, list[float]] = {name: [] for name in sides}
     for number in tqdm(range(config.pairs + 1), "frozen", unit="round"):
         for name, side in sides.items():
@@ -119,7 +112,7 @@ def main(words: Sequence[str]) -> None:
                 turns[name].append(seconds)
     rows = []
     pairs: list[tuple[str, str, float | None]] = [
-        (best, fastest, 3.0 if place == "cuda" else 2.5),
+        (best, fastest, 2.5),
         (best, "plain, weight gradients on, fp32", 6.0),
     ]
     if best != "fp32":
@@ -130,7 +123,7 @@ def main(words: Sequence[str]) -> None:
         values = (median(turns[mine]), median(turns[theirs]))
         rows.append(Comparison(what, theirs, goal, tuple(ratios), *values))
     print(
-        f"{table(rows)}\n\n{conditions(config.device)} Batch {config.batch_size} of {config.size}, "
+        f"{table(rows)}\n\n{conditions()} Batch {config.batch_size} of {config.size}, "
         f"width {WIDTH}, hidden {HIDDEN}."
     )
     if not has_bf16:

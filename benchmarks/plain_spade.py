@@ -112,15 +112,19 @@ class PlainGenerator(PlainTrunk):
 
 
 class PlainMaskGenerator(PlainTrunk):
-    """MaskGenerator: instance norm, logits, and what training starts at added to them."""
+    """MaskGenerator: instance norm, logits, and what training starts at added to them. num_seen:
+    channels beside the start: whether a pixel is annotated, and the picture's if it is seen."""
 
-    def __init__(self, num_classes: int, width: int, hidden: int, size: tuple[int, int]) -> None:
-        super().__init__(num_classes + 1, width, hidden, size, "instance", spectral=False)
+    def __init__(
+        self, num_classes: int, width: int, hidden: int, size: tuple[int, int], num_seen: int = 1
+    ) -> None:
+        super().__init__(num_classes + num_seen, width, hidden, size, "instance", spectral=False)
         self.conv_logits = nn.Conv2d(width, num_classes, 3, padding=1)
         self.input_gain = nn.Parameter(torch.tensor([5.0]))
 
-    def forward(self, start: Tensor, valid: Tensor) -> Tensor:
-        """[B,num_classes,*size], [B,1,*size] -> logits [B,num_classes,*size]."""
-        logits = self.conv_logits(self.features(torch.cat([start, valid], 1)))
+    def forward(self, start: Tensor, *seen: Tensor) -> Tensor:
+        """[B,num_classes,*size], num_seen channels [B,?,*size] -> logits
+        [B,num_classes,*size]."""
+        logits = self.conv_logits(self.features(torch.cat([start, *seen], 1)))
         out: Tensor = logits + self.input_gain * start
         return out

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.models import vgg19
 
 from benchmarks.plain_spade import PlainGenerator, PlainMaskGenerator
+from benchmarks.random_weights import calibrated
 
 NUM_CLASSES = 34
 TAPS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1.0}
@@ -20,8 +21,9 @@ def make_step(
     """A function that takes one step on random data; weights are random too."""
     torch.manual_seed(0)
     restorer = PlainMaskGenerator(NUM_CLASSES, width, hidden, size).to(device)
-    generator = PlainGenerator(NUM_CLASSES + 2, width, hidden, size).to(device)
-    generator.eval().requires_grad_(False)
+    generator = PlainGenerator(NUM_CLASSES + 2, width, hidden, size)
+    generator.load_state_dict(calibrated(NUM_CLASSES, width, hidden, size).state_dict())
+    generator.to(device).eval().requires_grad_(False)
     vgg = vgg19().features[:30].to(device).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(restorer.parameters(), lr=2e-4)
     label_map = torch.randint(0, NUM_CLASSES, (batch_size, *size), device=device)

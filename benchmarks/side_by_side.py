@@ -76,14 +76,12 @@ def table(comparisons: Iterable[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def computes_bf16(device: str) -> bool:
-    """Whether it has instructions for bf16; PyTorch computes it anywhere, if only slowly."""
-    return device == "cuda" or (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+def computes_bf16() -> bool:
+    """Whether the CPU has instructions for bf16; PyTorch computes it anywhere, if only slowly."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def conditions(device: str, packages: Iterable[str] = ()) -> str:
+def conditions(device: str = "cpu", packages: Iterable[str] = ()) -> str:
     """Where and with what it was measured, and by which code."""
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
@@ -135,28 +133,16 @@ def _serve(
     connection: Connection, make: Callable[..., Callable[[], object]], arguments: Any
 ) -> None:
     call = make(*arguments)
-    on_gpu = torch.cuda.is_initialized()
     try:
         while connection.recv():
-            _forget_peak(on_gpu)
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
             began = time.perf_counter()
             call()
-            if on_gpu:
-                torch.cuda.synchronize()
-            connection.send((time.perf_counter() - began, _peak(on_gpu)))
+            connection.send((time.perf_counter() - began, _peak()))
     except EOFError:
         pass
 
 
-def _forget_peak(on_gpu: bool) -> None:
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak(on_gpu: bool) -> float:
-    if on_gpu:
-        return float(torch.cuda.max_memory_allocated())
+def _peak() -> float:
     status = Path("/proc/self/status").read_text()
     return 1024 * float(status.split("VmHWM:")[1].split()[0])

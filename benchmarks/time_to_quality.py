@@ -3,6 +3,7 @@
 Until mIoU on val passes the best untrained row of the task, and until it reaches what a plain
 script (plain_spade.py, cross entropy, Adam, the incomplete mask as it is) has at its end. Both
 train on the same samples in the same order, one after the other; evaluations are not counted.
+condition=mask_image: both see the picture as well.
 """
 
 import sys
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.labels import LABELS, NUM_CLASSES
@@ -27,15 +28,17 @@ from maskrestore.config.data import Size
 from maskrestore.config.run import RunConfig, load_config
 from maskrestore.config.settings import Section, parse
 from maskrestore.data.degrade import degrade, degraded_segmap
-from maskrestore.data.loader import training_batches, val_batches
+from maskrestore.data.loader import Batch, training_batches, val_batches
+from maskrestore.data.segmap import to_unit_range
 from maskrestore.evaluation.baselines import restore_untrained
 from maskrestore.evaluation.segmentation import SegmentationMetrics
 from maskrestore.runs.metrics_file import read_metrics
 from maskrestore.training.loop import train
 
 BASELINES = {"densify": ("input", "fill"), "super_resolution": ("input", "realign", "bilinear")}
-"""Untrained rows of the same input: what does not see the image."""
+"""Untrained rows of the mask alone; the random walker sees the picture too."""
 
+SEEING: dict[str, tuple[str, ...]] = {"mask": (), "mask_image": ("random_walker",)}
 Curve = list[tuple[int, float, float]]
 """After each part of the training: images, seconds of training, mIoU in 0..1."""
 
@@ -49,6 +52,8 @@ class TimeToQuality(Section):
     """Their size."""
     task: Literal["densify", "super_resolution"] = "densify"
     """What to restore."""
+    condition: Literal["mask", "mask_image"] = "mask"
+    """What of."""
     num_images: PositiveInt = 2000
     """Images that each side sees."""
     every: PositiveInt = 100
@@ -64,7 +69,8 @@ def run_config(config: TimeToQuality, *words: str) -> RunConfig:
     return load_config(
         [
             *("config=camvid", f"data.shards={config.shards}", f"data.size={config.size}"),
-            *(f"task={config.task}", f"training.num_images={config.num_images}"),
+            *(f"task={config.task}", f"condition={config.condition}"),
+            f"training.num_images={config.num_images}",
             *("distributed.device=cpu", "telemetry.serve=false", *words),
         ]
     )
@@ -84,17 +90,20 @@ def plain_curve(config: TimeToQuality) -> Curve:
     run = run_config(config, "loss=ce")
     torch.manual_seed(0)
     shape = run.mask_generator
+    num_seen = 1 + 3 * (config.condition == "mask_image")
     network: nn.Module = PlainMaskGenerator(
-        NUM_CLASSES, shape.width, shape.hidden, run.data.height_width
+        NUM_CLASSES, shape.width, shape.hidden, run.data.height_width, num_seen
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.plain_learning_rate)
 
+    def logits_of(batch: Batch, label_map: Tensor, valid: Tensor) -> Tensor:
+        seen = [valid.float(), to_unit_range(batch.image)][: 2 if num_seen > 1 else 1]
+        logits: Tensor = network(degraded_segmap(label_map, NUM_CLASSES, valid), *seen)
+        return logits
+
     @torch.no_grad()
-    def restored(_: Any, label_map: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(
-            degraded_segmap(label_map, NUM_CLASSES, valid), valid.float()
-        )
-        return logits.argmax(1)
+    def restored(batch: Batch, label_map: Tensor, valid: Tensor) -> Tensor:
+        return logits_of(batch, label_map, valid).argmax(1)
 
     curve: Curve = []
     batches, seen, seconds = training_batches(run, 0, 0, 1), 0, 0.0
@@ -103,8 +112,7 @@ def plain_curve(config: TimeToQuality) -> Curve:
             began = time.perf_counter()
             batch = next(batches)
             label_map, valid = degrade(run, batch.fine, batch.coarse)
-            logits = network(degraded_segmap(label_map, NUM_CLASSES, valid), valid.float())
-            loss = F.cross_entropy(logits, batch.fine)
+            loss = F.cross_entropy(logits_of(batch, label_map, valid), batch.fine)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -156,7 +164,7 @@ def main(words: Sequence[str]) -> None:
                 run, label_map, valid, batch.image
             ),
         )
-        for name in BASELINES[config.task]
+        for name in (*BASELINES[config.task], *SEEING[config.condition])
     }
     best = max(untrained, key=lambda name: untrained[name])
     with tempfile.TemporaryDirectory() as folder:

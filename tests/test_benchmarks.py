@@ -36,7 +36,7 @@ def test_a_table_takes_the_place_of_the_last_one() -> None:
 
 
 def test_unknown_tables_are_named_with_all_there_are() -> None:
-    with pytest.raises(ConfigError, match="no frost; there are frozen, frozen-gpu, step"):
+    with pytest.raises(ConfigError, match="no frost; there are frozen, step, loader"):
         main(["only=frost"])
 
 
