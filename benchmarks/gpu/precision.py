@@ -14,6 +14,7 @@ from benchmarks.random_weights import calibrated
 from maskrestore.data.segmap import one_hot
 from maskrestore.evaluation.counts import count
 from maskrestore.evaluation.image_distances import ImageDistances
+from maskrestore.models import modulation
 from maskrestore.models.frozen import FrozenConv2d, FrozenGenerator
 from maskrestore.models.fused import FusedBlock
 from maskrestore.models.half_precision import in_precision
@@ -34,6 +35,7 @@ def precision(config: GpuBenchmark) -> list[Figure]:
         forget(config.device)
     found += _trained(config)
     forget(config.device)
+    found += _kernels(config.device)
     found += _derivatives(config.device)
     return [*found, *_figures(config)]
 
@@ -97,6 +99,17 @@ def _trained(config: GpuBenchmark) -> Iterator[Figure]:
         yield Figure(
             f"mask generator {name}: gradient", cosine(gradient, exact[1]), "cosine", "> 0.99"
         )
+
+
+def _kernels(device: str) -> Iterator[Figure]:
+    """Whether Triton's kernels compute there what the plain form computes on the CPU."""
+    if device != "cuda":
+        yield Figure("Triton's kernels", "only a GPU has them")
+        return
+    for kind in modulation.TOLERANCES:
+        x = torch.ones(1, 8, 2, 2, device=device, dtype=kind)
+        fast = modulation.fast_form(x.contiguous(memory_format=torch.channels_last))
+        yield Figure(f"Triton's kernels in {kind} pass their trial", fast is not None, goal="True")
 
 
 def _derivatives(device: str) -> Iterator[Figure]:

@@ -12,7 +12,7 @@ from benchmarks.gpu.settings import Figure, GpuBenchmark, forget, timed
 from benchmarks.labels import NUM_CLASSES
 from benchmarks.our_step import OurStep, make_our_step
 from benchmarks.random_weights import calibrated
-from maskrestore.models import mask_generator
+from maskrestore.models import mask_generator, modulation
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import HalfPrecision, in_precision
 from maskrestore.models.perceptual import make_features
@@ -40,10 +40,12 @@ def variants(config: GpuBenchmark) -> list[Figure]:
 
 def _measured(config: GpuBenchmark, make: Callable[[GpuBenchmark], OurStep]) -> tuple[float, float]:
     benchmark, layout = torch.backends.cudnn.benchmark, mask_generator.GPU_LAYOUT
+    fast_form = modulation.fast_form
     try:
         return timed(make(config).take, config.device, config.repeats)
     finally:
         torch.backends.cudnn.benchmark, mask_generator.GPU_LAYOUT = benchmark, layout
+        modulation.fast_form = fast_form
         torch._dynamo.reset()
         gc.collect()
         forget(config.device)
@@ -58,6 +60,11 @@ def _channels_first(config: GpuBenchmark) -> OurStep:
     step = _as_it_is(config)
     step.engines["mask_generator"].whole().to(memory_format=torch.contiguous_format)
     return step
+
+
+def _without_kernels(config: GpuBenchmark) -> OurStep:
+    modulation.fast_form = lambda x: None
+    return _as_it_is(config)
 
 
 def _benchmarked(config: GpuBenchmark) -> OurStep:
@@ -90,6 +97,7 @@ def _computed_twice(config: GpuBenchmark) -> OurStep:
 
 STEPS: dict[str, Callable[[GpuBenchmark], OurStep]] = {
     "trained side channels first": _channels_first,
+    "without Triton's kernels": _without_kernels,
     "cudnn.benchmark": _benchmarked,
     "activations computed twice": _computed_twice,
     "trained network compiled": _compiled_trained,
