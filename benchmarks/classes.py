@@ -1,7 +1,8 @@
 """What the number of classes costs, from 9 to 183: python -m benchmarks.classes
 
-A training step of loss=ce, counting the figures of evaluated masks, and the sums that are kept of
-each, at the sizes of config=camvid, for four label sets.
+A training step of loss=ce, what the network is shown of a batch (one-hot, prior), counting the
+figures of evaluated masks (boundaries with them), and the sums that are kept of each, at the sizes
+of config=camvid, for four label sets. The loader hands out class numbers, whatever the set.
 """
 
 import sys
@@ -15,7 +16,9 @@ from benchmarks.our_step import ours
 from benchmarks.side_by_side import Side, conditions, typical
 from maskrestore.config.cli import run_program
 from maskrestore.config.labels import load_labels
+from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
+from maskrestore.data.degrade import mask_generator_input
 from maskrestore.evaluation.counts import count, figures, sizes
 from maskrestore.evaluation.segmentation import resample
 from maskrestore.utils.system import set_up_torch
@@ -34,12 +37,28 @@ class ClassesBenchmark(Section):
     """Turns of each."""
 
 
+def showing(name: str) -> Callable[[], object]:
+    """What the mask generator sees of a batch of incomplete masks."""
+    set_up_torch()
+    config = load_config([*SETTINGS, f"data.labels={name}"])
+    label_map = blocks(config.data.labels.num_classes)[0]
+    image = torch.zeros(BATCH, 3, HEIGHT, WIDTH, dtype=torch.uint8)
+    valid = torch.ones(BATCH, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    valid[:, :, ::2, :] = False
+    return lambda: mask_generator_input(config, label_map, valid, image)
+
+
+def blocks(num_classes: int) -> torch.Tensor:
+    """Two batches of masks of street scenes' coherence: blocks of 16x16."""
+    small = torch.randint(0, num_classes, (2, BATCH, HEIGHT // 16, WIDTH // 16))
+    return small.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
 def counting(name: str) -> Callable[[], object]:
-    """The counts of a batch of masks of street scenes' coherence: blocks of 16x16."""
+    """The counts of a batch of masks."""
     set_up_torch()
     labels = load_labels(name)
-    small = torch.randint(0, labels.num_classes, (2, BATCH, HEIGHT // 16, WIDTH // 16))
-    true, restored = small.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    true, restored = blocks(labels.num_classes)
     annotated = torch.rand(BATCH, 1, HEIGHT, WIDTH) < 0.5
     return lambda: count(labels, restored, true, annotated, torch.rand(true.shape))
 
@@ -56,14 +75,15 @@ def main(words: Sequence[str]) -> None:
     """Measure one after the other, print the table."""
     pairs = parse(ClassesBenchmark, words).pairs
     lines = [
-        "| label set | numbers of classes | step | memory | counting 16 masks | memory | "
-        "figures of 1000 resamples | memory |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        "| label set | numbers of classes | step | memory | showing 16 masks | memory | "
+        "counting 16 masks | memory | figures of 1000 resamples | memory |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name in tqdm(LABELS, "label sets"):
         cells = [name, str(load_labels(name).num_classes)]
         sides = [
             Side(ours, [*SETTINGS, f"data.labels={name}"]),
+            Side(showing, name),
             Side(counting, name),
             Side(resampling, name),
         ]
