@@ -35,7 +35,7 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert figures["step, batch 2, ours"] > 0
     assert "step, frozen networks compiled: times as fast" in figures
     # One line for each figure, the table last, and nothing that was not measured.
-    line = f"| rows | step, batch 2, ours | {figures['step, batch 2, ours']:.4g} ms | |"
+    line = f"| rows | step, batch 2, ours | {figures['step, batch 2, ours']:.4g} ms |  |"
     assert line in done.stdout
     assert "not measured" not in done.stdout
     kept["facts"]["figures"][0]["value"] = "kept"
