@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from maskrestore.config.run import RunConfig
+from maskrestore.runs.result import SMALLER
 
 PAPER = {
     ("synthesis", "none"): (None, None, 62.9),
@@ -38,6 +39,7 @@ DAMAGE = {
     "scribbles": "scribbles",
     "boundary": "boundary errors",
     "labels": "label errors",
+    **{f"smaller_{factor}": f"{factor}x smaller" for factor in (4, 8, 16)},
     "mixture": "mixture",
 }
 """degradation -> what a row of the table calls it; the task's own goes without saying."""
@@ -119,7 +121,7 @@ def loss_name(config: RunConfig, through: str = "") -> str:
 
 
 def _variants(config: RunConfig) -> Iterator[str]:
-    sampled = config.task == "super_resolution" or config.degradation == "mixture"
+    sampled = config.task == "super_resolution" or config.degradation.startswith(SMALLER)
     if sampled and config.degrade.sampling == "center" and config.protocol == "paper":
         yield "centre-sampled"  # protocol=strict samples so everywhere
     if config.trains and config.condition in CONDITIONS:
@@ -159,7 +161,8 @@ def _image_variants(config: RunConfig) -> Iterator[str]:
 def input_of(config: RunConfig) -> tuple[str, ...]:
     """What decides the incomplete masks; rows are compared where they agree in it."""
     smaller = config.task == "super_resolution"
-    sampling = config.degrade.sampling if smaller or config.degradation == "mixture" else ""
+    sampled = smaller or config.degradation.startswith(SMALLER)
+    sampling = config.degrade.sampling if sampled else ""
     factor = str(config.degrade.factor) if smaller else ""
     return config.task, config.degradation, sampling, factor
 

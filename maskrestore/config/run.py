@@ -30,7 +30,8 @@ Task = Literal["synthesis", "densify", "super_resolution"]
 Loss = Literal["none", "ce", "ce_vgg", "ce_l1", "ce_vgg_l1"]
 Baseline = Literal["input", "fill", "random_walker", "realign", "bilinear"]
 Protocol = Literal["paper", "strict"]
-Degradation = Literal["task", "drop", "scribbles", "boundary", "labels", "mixture"]
+Smaller = Literal["smaller_4", "smaller_8", "smaller_16"]
+Degradation = Literal["task", "drop", "scribbles", "boundary", "labels", Smaller, "mixture"]
 Condition = Literal["mask", "mask_image", "image"]
 Target = Literal["true", "given", "nearest", "restored"]
 Relaxation = Literal["softmax", "straight_through", "gumbel"]
@@ -41,8 +42,7 @@ Betas = Annotated[tuple[Beta, Beta], BeforeValidator(split_at_commas)]
 
 
 class DegradeConfig(Section):
-    """How the incomplete mask of task=super_resolution is made from the true one (and sampling
-    also of the smaller maps of degradation=mixture)."""
+    """How task=super_resolution makes a mask smaller; sampling: in any other degradation too."""
 
     factor: Literal[2, 4, 8, 16] = 8
     """Downsampling factor per side."""
@@ -116,7 +116,7 @@ class RunConfig(Section):
     degradation: Degradation = "task"
     """What damages the mask. task: the paper's, coarse polygons or the smaller map. With
     task=densify also drop (polygons left out), scribbles, boundary and labels (an annotator's
-    errors at borders and in names), or mixture: each sample its own, smaller maps too."""
+    errors at borders and in names), smaller_4 and the like, or mixture: each sample its own."""
     condition: Condition = "mask"
     """What the mask generator sees: the incomplete mask (the paper), the real image too, or the
     image alone, a control that shows what the mask is worth."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from maskrestore.config.run import RunConfig
 from maskrestore.utils.gpu import ROOT, driver_version, named_gpus, present_gpus
 
 OLDEST_DRIVERS = {"11": 450, "12": 525, "13": 580}
@@ -56,6 +57,19 @@ def left_out_gpu() -> str:
         f"which torch {torch.__version__} is not built ({', '.join(built)}): install one that is "
         "(docs/running.md); without it: distributed.device=cpu"
     )
+
+
+def slow_formats(config: RunConfig) -> list[str]:
+    """The number formats that the GPU which torch sees has no instructions for: bf16 before compute
+    capability 8.0. PyTorch computes it all the same, many times slower, without a word."""
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    major, minor = torch.cuda.get_device_capability(index)
+    name = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
+    return [
+        f"distributed.{setting}=bf16: {name} has no instructions for bf16: write fp16 or fp32"
+        for setting in ("precision", "frozen_precision")
+        if major < 8 and getattr(config.distributed, setting) == "bf16"
+    ]
 
 
 def _reason(driver: str) -> str:

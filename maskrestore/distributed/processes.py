@@ -25,6 +25,7 @@ from maskrestore.distributed.devices import (
     fix_order,
     left_out_gpu,
     sees_gpu,
+    slow_formats,
     unusable_gpu,
 )
 from maskrestore.distributed.gathering import gather_processes
@@ -113,8 +114,9 @@ def _mistakes(config: RunConfig, for_training: bool, size: int, use_cpu: bool) -
         if not unusable and settings.device == "cuda":
             unusable = "distributed.device=cuda: torch sees no GPU; write distributed.device=cpu"
         mistakes += [unusable] if unusable else []
-    elif left_out := left_out_gpu():
-        mistakes.append(left_out)
+    else:
+        left_out = left_out_gpu()
+        mistakes += [left_out] if left_out else slow_formats(config)
     if settings.num_processes not in (0, size):
         mistakes.append(
             f"distributed.num_processes={settings.num_processes}, but {size} came up: start them "

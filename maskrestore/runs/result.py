@@ -15,6 +15,8 @@ from maskrestore.runs.figures import HEADLINES
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import file_sha256, write_atomically
 
+SMALLER = ("smaller", "mixture")
+"""Damages of which some or all are smaller maps, however they are sampled."""
 NESTED = ("iou", "intervals", "by_degradation")
 """What of "metrics" is no single number."""
 
@@ -77,7 +79,7 @@ def write_result(
         raise RuntimeError(f"{metrics['num_samples']} samples evaluated of {num_val} in val")
     height, width = config.data.height_width
     synthesis, smaller = config.task == "synthesis", config.task == "super_resolution"
-    restores, mixed = config.trains and not synthesis, config.degradation == "mixture"
+    restores, mixed = config.trains and not synthesis, config.degradation.startswith(SMALLER)
     own = config.run / "generator.pth" if config.trains_generator else config.generator.path
     result = {
         "task": config.task,

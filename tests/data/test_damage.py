@@ -235,6 +235,12 @@ def test_val_masks_are_the_same_in_every_evaluation(shards: Path) -> None:
     assert val_masks(2, "seed=9", "data.threads=1", "evaluation.batch_size=2") == first
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_a_mixture_can_be_had_alone(shards: Path, kind: str) -> None:
+    for batch in val_batches(config_for(shards, f"degradation={kind}"), 0, 1):
+        assert set(batch.kinds) == {kind}
+
+
 def test_a_damaged_mask_is_mirrored_with_its_image(shards: Path) -> None:
     config = config_for(shards, "training.batch_size=16", "degradation=scribbles")
     batches = training_batches(config, 0, 0, 1)

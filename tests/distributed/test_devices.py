@@ -75,20 +75,31 @@ def test_a_driver_that_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "and says: " in text or "it is built without CUDA" in text
 
 
+STARTED = """
+from maskrestore.config.run import load_config
+from maskrestore.distributed.processes import make_accelerator
+from maskrestore.utils.errors import ConfigError
+try:
+    make_accelerator(load_config({}), for_training=True)
+except ConfigError as error:
+    print(error)
+"""
+
+
 def test_an_architecture_that_the_wheels_left_out() -> None:
-    told = null_gpu.run_there(
-        "from maskrestore.config.run import load_config\n"
-        "from maskrestore.distributed.processes import make_accelerator\n"
-        "from maskrestore.utils.errors import ConfigError\n"
-        "try:\n"
-        "    make_accelerator(load_config([]), for_training=True)\n"
-        "except ConfigError as error:\n"
-        "    print(error)",
-        MAJOR="7",
-    )
+    told = null_gpu.run_there(STARTED.format([]), MAJOR="7")
     assert "has NVIDIA H100 80GB HBM3 (sm_70), for which torch" in told
     assert "is not built (sm_" in told
     assert "distributed.device=cpu" in told
+
+
+def test_a_format_that_the_gpu_has_no_instructions_for() -> None:
+    words = ["distributed.precision=bf16", "distributed.frozen_precision=fp16"]
+    told = null_gpu.run_there(STARTED.format(words), MAJOR="7", MINOR="5")
+    assert told.strip() == (
+        "distributed.precision=bf16: NVIDIA H100 80GB HBM3 (sm_75) has no instructions for bf16: "
+        "write fp16 or fp32"
+    )
 
 
 @ON_CPU

@@ -63,6 +63,11 @@ SMALL = ["task=super_resolution", "loss=ce"]
             "densification (mixture)",
             "CE (centre-sampled)",
         ),
+        (
+            [*CE, "degrade.sampling=center", "degradation=smaller_16"],
+            "densification (16x smaller)",
+            "CE (centre-sampled)",
+        ),
         ([*SMALL, "degrade.sampling=center"], "super-resolution 8x", "CE (centre-sampled)"),
         ([*SMALL, "protocol=strict", "degrade.factor=4"], "super-resolution 4x, strict", "CE"),
         (

@@ -5,7 +5,7 @@
 //
 // NULL_GPU_DEVICES: how many there are (1). NULL_GPU_OLD_DRIVER: the driver is too old.
 // NULL_GPU_MEMORY: bytes that cudaMalloc gives before it is out of memory (all).
-// NULL_GPU_MAJOR: of its compute capability (9).
+// NULL_GPU_MAJOR, NULL_GPU_MINOR: of its compute capability (9, 0).
 // Whatever is not here is a function that returns 0 (__init__.py makes them from torch's libraries).
 #include <cuda_runtime_api.h>
 
@@ -122,6 +122,7 @@ API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   p->maxGridSize[1] = p->maxGridSize[2] = 65535;
   p->totalConstMem = 65536;
   p->major = int(setting("NULL_GPU_MAJOR", 9));
+  p->minor = int(setting("NULL_GPU_MINOR", 0));
   p->textureAlignment = 512;
   p->multiProcessorCount = 132;
   p->maxThreadsPerMultiProcessor = 2048;
