@@ -28,13 +28,14 @@ DEEPSPEED = ("distributed.engine=deepspeed", "distributed.zero_stage=2")
 RUNS: dict[str, tuple[str, ...]] = {
     "ddp": (),
     "again": (),
-    "fp32": PRECISE,
     "fp16": ("distributed.precision=fp16",),
     "zero2-bf16": DEEPSPEED,
     "zero2-fp16": (*DEEPSPEED, "distributed.precision=fp16"),
+    "fp32": PRECISE,
 }
-REHEARSED = ("ddp", "fp32")
-"""On a CPU: the tests know the others there, and fp16 needs a GPU."""
+"""The last one is compared with the CPU."""
+REHEARSED = ("ddp",)
+"""On a CPU, and in one process that nobody launches: the tests know the others there."""
 
 
 def runs(config: GpuBenchmark) -> list[Figure]:
@@ -57,8 +58,8 @@ def runs(config: GpuBenchmark) -> list[Figure]:
     return [
         *(_outcome(folder / name, name, told) for name, told in said.items()),
         *_same_bits(config, folder),
-        *_same_figures(folder),
-        *_same_files(config, folder),
+        *_same_figures(folder, folder / wanted[-1]),
+        *_same_files(config, folder, folder / wanted[-1]),
     ]
 
 
@@ -81,8 +82,9 @@ def _words(config: GpuBenchmark, name: str) -> list[str]:
 
 def _train(config: GpuBenchmark, name: str) -> str:
     """What went wrong with a run, or nothing."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "train.py"]
-    return _program(*start, *_words(config, name))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1")
+    start = launcher if config.device == "cuda" else ()
+    return _program(*start, "train.py", *_words(config, name))
 
 
 def _program(*command: str) -> str:
@@ -139,17 +141,17 @@ def _same_bits(config: GpuBenchmark, folder: Path) -> Iterator[Figure]:
     yield Figure("resumed half-way: weights", difference(third, first), "relative error")
 
 
-def _same_figures(folder: Path) -> Iterator[Figure]:
-    """The evaluation of the same weights there and on a CPU, in fp32."""
-    if not (folder / "fp32" / "result.json").is_file():
+def _same_figures(folder: Path, run: Path) -> Iterator[Figure]:
+    """The evaluation of the weights of a run there and on a CPU."""
+    if not (run / "result.json").is_file():
         return
     shutil.rmtree(folder / "cpu", ignore_errors=True)
-    shutil.copytree(folder / "fp32", folder / "cpu")
+    shutil.copytree(run, folder / "cpu")
     told = _program("evaluate.py", f"run={folder / 'cpu'}", "distributed.device=cpu")
     if told:
         yield Figure("evaluation on the CPU", told, goal="done")
         return
-    there, here = (_metrics(folder / name) for name in ("fp32", "cpu"))
+    there, here = _metrics(run), _metrics(folder / "cpu")
     for name in ("accu", "miou19", "boundary_f3", "ece", "fd_lite0"):
         error = abs(there[name] - here[name]) / max(abs(here[name]), 1e-12)
         yield Figure(f"evaluation, {name} against the CPU's", error, "relative error", "< 0.001")
@@ -159,9 +161,8 @@ def _metrics(run: Path) -> Any:
     return json.loads((run / "result.json").read_text())["metrics"]
 
 
-def _same_files(config: GpuBenchmark, folder: Path) -> Iterator[Figure]:
-    """What restore.py and the exported network make of a mask there and on a CPU."""
-    run = folder / "fp32"
+def _same_files(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figure]:
+    """What restore.py and the exported network of a run make of a mask there and on a CPU."""
     if not (run / "result.json").is_file():
         return
     masks = folder / "masks"

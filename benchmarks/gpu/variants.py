@@ -88,7 +88,7 @@ def _compiled_frozen(config: GpuBenchmark) -> OurStep:
 
 def _compiler(config: GpuBenchmark) -> str:
     """A rehearsal compiles no kernels: on a CPU they take minutes."""
-    return "inductor" if config.device == "cuda" else "aot_eager"
+    return "inductor" if config.device == "cuda" else "eager"
 
 
 def _computed_twice(config: GpuBenchmark) -> OurStep:
