@@ -165,7 +165,9 @@ def test_the_batch_scripts_words_override_the_users_gpus(tmp_path: Path, ids: st
     script = (ROOT / "slurm" / "train.sbatch").read_text()
     command = script[script.index("exec accelerate launch") :].partition("train.py")[0]
     shown = tmp_path / "show.py"
-    shown.write_text("import os\nprint('sees', os.environ.get('CUDA_VISIBLE_DEVICES'))\n")
+    # In one write: both processes say it into the same pipe.
+    told = "os.environ.get('CUDA_VISIBLE_DEVICES')"
+    shown.write_text(f'import os\nos.write(1, f"sees {{{told}}}\\n".encode())\n')
     command = command.replace("\\\n", " ").replace(
         "exec accelerate", f"{sys.executable} -m accelerate.commands.accelerate_cli"
     )

@@ -44,8 +44,8 @@ def test_they_compute_what_the_plain_form_does() -> None:
 
 @pytest.mark.slow
 def test_they_compile(tmp_path: Path) -> None:
-    """For an H100, in all formats."""
-    targets = ("90:bfloat16", "90:float16", "90:float32")
+    """For an H100."""
+    targets = ("90:bfloat16", "90:float32")  # float16 compiles as bfloat16 does, in as much time
     settings = {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     lines = start(HERE / "compiled_kernels.py", *targets, **settings).splitlines()
     compiled = [json.loads(line) for line in lines]
