@@ -18,7 +18,7 @@ from benchmarks.plain_spade import PlainGenerator
 from benchmarks.random_weights import calibrated
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
-from maskrestore.config.data import Size
+from maskrestore.config.data import Size, height_and_width
 from maskrestore.config.settings import Section, parse
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import in_precision
@@ -40,8 +40,7 @@ class FrozenBenchmark(Section):
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Of the segmap."""
-        height, width = self.size.split("x")
-        return self.batch_size, CHANNELS, int(height), int(width)
+        return self.batch_size, CHANNELS, *height_and_width(self.size)
 
 
 def ours(shape: tuple[int, int, int, int], precision: str) -> Callable[[], object]:

@@ -17,7 +17,7 @@ from benchmarks import plain_step
 from benchmarks.our_step import ours, save_random_networks
 from benchmarks.side_by_side import Comparison, Side, computes_bf16, conditions, table
 from maskrestore.config.cli import run_program
-from maskrestore.config.data import Size
+from maskrestore.config.data import Size, height_and_width
 from maskrestore.config.settings import Section, parse
 
 
@@ -38,8 +38,7 @@ class StepBenchmark(Section):
     @property
     def height_width(self) -> tuple[int, int]:
         """`size` as two integers."""
-        height, width = self.size.split("x")
-        return int(height), int(width)
+        return height_and_width(self.size)
 
 
 def main(words: Sequence[str]) -> None:

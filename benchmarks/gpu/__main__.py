@@ -46,6 +46,8 @@ MEASURE: dict[str, Callable[[GpuBenchmark], list[Figure]]] = {
 }
 LIMITS = {"facts": 40, "precision": 90, "runs": 150, "rows": 150, "loader": 60, "variants": 150}
 """Seconds of each part at most, on a GPU; a rehearsal on a CPU has ten times as long."""
+GRACE = 20.0
+"""Seconds that what a part has started has to end."""
 LEAST = 15.0
 """Seconds that must be left for a part to begin."""
 
@@ -104,9 +106,18 @@ def _run_part(config: GpuBenchmark, part: str, words: Sequence[str], limit: floa
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """It and the runs that it has started."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """It and the runs that it has started: torchrun's are in sessions of their own, and it ends
+    them where it is asked to end, but not where it is killed."""
+    os.killpg(process.pid, signal.SIGTERM)
     process.wait()
+    patience = time.monotonic() + GRACE
+    try:
+        while time.monotonic() < patience:
+            os.killpg(process.pid, 0)
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # all have ended
+        return
 
 
 def _state(config: GpuBenchmark) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from benchmarks.gpu.settings import Figure, GpuBenchmark, cosine, difference, forget, pixels
+from benchmarks.gpu.settings import Figure, GpuBenchmark, cosine, difference, forget
 from benchmarks.labels import LABELS, NUM_CLASSES
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.random_weights import calibrated
+from maskrestore.config.data import height_and_width
 from maskrestore.data.segmap import one_hot
 from maskrestore.evaluation.counts import count
 from maskrestore.evaluation.image_distances import ImageDistances
@@ -31,7 +32,7 @@ def precision(config: GpuBenchmark) -> list[Figure]:
         (config.size, config.batch_size),
         (config.large_size, max(1, config.batch_size // 4)),
     ):
-        found += _frozen(config, pixels(size), number)
+        found += _frozen(config, height_and_width(size), number)
         forget(config.device)
     found += _trained(config)
     forget(config.device)

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from benchmarks.our_step import save_random_networks
-from maskrestore.config.data import Size
+from maskrestore.config.data import Size, height_and_width
 from maskrestore.config.settings import Section
 
 PARTS = ("facts", "precision", "runs", "rows", "loader", "variants")
@@ -49,7 +49,7 @@ class GpuBenchmark(Section):
     @property
     def height_width(self) -> tuple[int, int]:
         """`size` as two integers."""
-        return pixels(self.size)
+        return height_and_width(self.size)
 
     @property
     def small(self) -> Path:
@@ -70,12 +70,6 @@ class Figure:
     value: float | int | str | bool
     unit: str = ""
     goal: str = ""
-
-
-def pixels(size: str) -> tuple[int, int]:
-    """HxW as two integers."""
-    height, width = size.split("x")
-    return int(height), int(width)
 
 
 def timed(call: Callable[[], object], device: str, repeats: int) -> tuple[float, float]:
