@@ -1,13 +1,11 @@
 """Whether a full step ever waits for its data: the loader alone, then feeding that step."""
 
-import subprocess
-import sys
 import time
 
 import torch
 
 from benchmarks.gpu.rows import step_words
-from benchmarks.gpu.runs import ROOT
+from benchmarks.gpu.runs import draw_shards
 from benchmarks.gpu.settings import Figure, GpuBenchmark
 from benchmarks.our_step import make_our_step
 from maskrestore.config.run import load_config
@@ -17,10 +15,7 @@ from maskrestore.data.loader import training_batches
 def loader(config: GpuBenchmark) -> list[Figure]:
     """Samples a second for several numbers of threads, and the share of a step spent on data."""
     shards = config.out / "shards"
-    if not (shards / "manifest.json").is_file():
-        source = ("source=streetscenes", f"size={config.size}", "num_train=96", "num_val=4")
-        command = [sys.executable, "shards/write.py", *source, f"out={shards}"]
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    draw_shards(shards, config.size, num_train=96, num_val=4)
     found = []
     number = max(2, config.repeats)
     words = [*step_words(config, config.batch_size), f"data.shards={shards}"]

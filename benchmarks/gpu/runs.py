@@ -42,9 +42,7 @@ def runs(config: GpuBenchmark) -> list[Figure]:
     """Train in each way, then compare what came of it."""
     folder = config.small
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "shards" / "manifest.json").is_file():
-        sizes = (f"size={SIZE[0]}x{SIZE[1]}", "num_train=64", "num_val=8")
-        _program("shards/write.py", "source=streetscenes", *sizes, f"out={folder / 'shards'}")
+    draw_shards(folder / "shards", f"{SIZE[0]}x{SIZE[1]}", num_train=64, num_val=8)
     if not (folder / "generator.pth").is_file():
         save_spade_generator(calibrated(NUM_CLASSES, 8, 16, SIZE), folder / "generator.pth")
     wanted = [
@@ -61,6 +59,16 @@ def runs(config: GpuBenchmark) -> list[Figure]:
         *_same_figures(folder, folder / wanted[-1]),
         *_same_files(config, folder, folder / wanted[-1]),
     ]
+
+
+def draw_shards(folder: Path, size: str, num_train: int, num_val: int) -> None:
+    """Street scenes of so many pixels, if they are not there. CalledProcessError if that fails."""
+    if (folder / "manifest.json").is_file():
+        return
+    numbers = (f"num_train={num_train}", f"num_val={num_val}")
+    words = ("source=streetscenes", f"size={size}", *numbers, f"out={folder}")
+    command = [sys.executable, "shards/write.py", *words]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def _words(config: GpuBenchmark, name: str) -> list[str]:
