@@ -5,9 +5,9 @@ Home of torchvision's models. What is not VGG19 is never called VGG19.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.config.networks import PerceptualConfig
@@ -74,20 +74,59 @@ def _download_vgg19() -> dict[str, Tensor]:
     return dict(state)
 
 
-class PerceptualLoss(nn.Module):
-    """L_VGG(s, y): the taps of a frozen network compared by weighted mean absolute difference."""
+class FeatureDistances(Frozen):
+    """How differently a frozen network sees two images, tap by tap.
 
-    def __init__(self, features: nn.Module, tap_weights: Sequence[float]) -> None:
+    A module of its own, so that HalfPrecision holds all of it: taps are compared as they are, and
+    of both of them a byte per number is kept for the backward pass.
+    """
+
+    def __init__(self, features: Frozen) -> None:
         super().__init__()
-        self.features, self.tap_weights = features, tap_weights
+        self.features = features
+        self.freeze()
+
+    def forward(self, image: Tensor, real_image: Tensor) -> list[Tensor]:
+        """Two images [B,3,H,W] in [-1,1] -> for each tap float32 [2]: the sum of the absolute
+        differences of its numbers, and how many there are. Only `image` gets a gradient."""
+        with torch.no_grad():
+            real = self.features(real_image)
+        taps = self.features(image)
+        return [_AbsoluteDifferences.apply(*pair) for pair in zip(taps, real, strict=True)]
+
+
+class _AbsoluteDifferences(torch.autograd.Function):
+    """Their sum, and not their mean: the largest gradient that enters is then that of the sum,
+    which HalfPrecision sees; that of a mean is divided inside, to less than fp16 can hold."""
+
+    @staticmethod
+    def forward(ctx: Any, tap: Tensor, target: Tensor) -> Tensor:
+        difference = tap.float() - target.float()
+        ctx.save_for_backward(difference.sign().to(torch.int8))
+        ctx.dtype = tap.dtype
+        total = difference.abs_().sum()
+        return torch.stack([total, torch.full_like(total, tap.numel())])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        [sign] = ctx.saved_tensors
+        return sign * gradients[0][0].to(ctx.dtype), None
+
+
+class PerceptualLoss(nn.Module):
+    """L_VGG(s, y): the taps of a frozen network compared by weighted mean absolute difference.
+
+    distances: FeatureDistances, or what computes them in another format.
+    """
+
+    def __init__(self, distances: nn.Module, tap_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.distances, self.tap_weights = distances, tap_weights
 
     def forward(self, synthesized_image: Tensor, real_image: Tensor) -> Tensor:
         """Two images [B,3,H,W] in [-1,1] -> scalar; only the first one gets a gradient."""
-        with torch.no_grad():
-            real = self.features(real_image)
         total = torch.zeros((), device=synthesized_image.device)
-        for weight, tap, target in zip(
-            self.tap_weights, self.features(synthesized_image), real, strict=True
-        ):
-            total = total + weight * F.l1_loss(tap.float(), target.float())
+        distances = self.distances(synthesized_image, real_image)
+        for weight, distance in zip(self.tap_weights, distances, strict=True):
+            total = total + weight * distance[0] / distance[1].detach()
         return total

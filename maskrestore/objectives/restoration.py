@@ -47,8 +47,8 @@ class Restoration(Objective):
         perceptual_loss: PerceptualLoss | None,
         teacher: Teacher | None = None,
     ) -> None:
-        features = perceptual_loss.features if perceptual_loss else None
-        super().__init__(image_generator=image_generator, perceptual=features, teacher=teacher)
+        distances = perceptual_loss.distances if perceptual_loss else None
+        super().__init__(image_generator=image_generator, perceptual=distances, teacher=teacher)
         self.teacher = teacher
         self.config, self.terms = config, config.terms
         if image_generator is None and {"perceptual", "l1"} & self.terms.keys():

@@ -23,7 +23,7 @@ class Synthesis(Objective):
     """Trains an image generator as SPADE does: hinge GAN, feature matching, perceptual loss."""
 
     def __init__(self, config: RunConfig, perceptual_loss: PerceptualLoss | None) -> None:
-        super().__init__(perceptual=perceptual_loss.features if perceptual_loss else None)
+        super().__init__(perceptual=perceptual_loss.distances if perceptual_loss else None)
         self.config = config
         self.perceptual_loss = perceptual_loss
         shape = config.generator

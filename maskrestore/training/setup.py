@@ -25,7 +25,7 @@ from maskrestore.evaluation.readiness import check_ready
 from maskrestore.models.build import load_frozen_generator
 from maskrestore.models.generators.image_generator import ImageGenerator
 from maskrestore.models.half_precision import in_precision
-from maskrestore.models.perceptual import PerceptualLoss, make_features
+from maskrestore.models.perceptual import FeatureDistances, PerceptualLoss, make_features
 from maskrestore.models.weights import load_into
 from maskrestore.monitoring.health import Health
 from maskrestore.monitoring.log import RunLog
@@ -80,7 +80,8 @@ def make_objective(
         # 0.3 to 0.9 to the true one.
         lite0 = config.perceptual.network == "lite0"
         precision = "fp32" if lite0 else config.distributed.frozen_precision
-        perceptual_loss = PerceptualLoss(in_precision(features, precision), features.tap_weights)
+        distances = in_precision(FeatureDistances(features), precision)
+        perceptual_loss = PerceptualLoss(distances, features.tap_weights)
     teacher = None
     if config.trains and config.target == "restored" and config.teacher is not None:
         teacher = Teacher(config.teacher, config.data.network_size).to(device)

@@ -21,6 +21,7 @@ from half_networks import (
     cosine,
     input_gradient,
     lite0,
+    plain_perceptual,
     spade,
 )
 from torch import Tensor, nn
@@ -32,7 +33,12 @@ from maskrestore.data.segmap import generator_input
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import HalfPrecision
 from maskrestore.models.lite0 import Lite0Features
-from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss, VGG19Features
+from maskrestore.models.perceptual import (
+    TAP_WEIGHTS,
+    FeatureDistances,
+    PerceptualLoss,
+    VGG19Features,
+)
 
 __all__ = ["lite0"]  # a fixture
 
@@ -103,7 +109,7 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> VGG19Features:
 
 
 def mask_gradients(
-    wrap: Wrap, generator: nn.Module, features: nn.Module | None, magnitudes: list[float]
+    wrap: Wrap, generator: nn.Module, perceptual: Call | None, magnitudes: list[float]
 ) -> tuple[list[Tensor], Tensor]:
     """Of the loss times each magnitude, w.r.t. the mask's logits, float64; and the image."""
     torch.manual_seed(1)
@@ -111,8 +117,8 @@ def mask_gradients(
     real_image = F.interpolate(torch.rand(1, 3, 4, 8) * 2 - 1, (HEIGHT, WIDTH), mode="bilinear")
     image = wrap(generator)(generator_input(logits.softmax(1), "soft"))
     loss = F.l1_loss(image.float(), real_image)
-    if features is not None:
-        loss = loss + PerceptualLoss(wrap(features), TAP_WEIGHTS)(image, real_image)
+    if perceptual is not None:
+        loss = loss + perceptual(image, real_image)
     gradients = [
         torch.autograd.grad(loss * magnitude, logits, retain_graph=True)[0].double()
         for magnitude in magnitudes
@@ -130,10 +136,13 @@ def survives(gradient: Tensor, expected: Tensor) -> bool:
 def test_the_gradient_survives_at_every_magnitude(
     generator: FrozenGenerator, lite0: Lite0Features, dtype: torch.dtype, terms: str
 ) -> None:
-    features = None if terms == "l1" else lite0
+    ours, plain = None, None
+    if terms != "l1":
+        ours = PerceptualLoss(in_half(dtype)(FeatureDistances(lite0)), TAP_WEIGHTS)
+        plain = plain_perceptual(forward_in(dtype)(lite0))
     magnitudes = [1.0, *MAGNITUDES]
-    gradients, _ = mask_gradients(in_half(dtype), generator, features, magnitudes)
-    (expected,), _ = mask_gradients(forward_in(dtype), generator, features, [1.0])
+    gradients, _ = mask_gradients(in_half(dtype), generator, ours, magnitudes)
+    (expected,), _ = mask_gradients(forward_in(dtype), generator, plain, [1.0])
     for magnitude, gradient in zip(magnitudes, gradients, strict=True):
         assert survives(gradient / magnitude, expected), magnitude
 
@@ -145,14 +154,10 @@ def test_so_it_does_through_vgg19(vgg: VGG19Features, dtype: torch.dtype) -> Non
     torch.manual_seed(0)
     image, real_image = torch.rand(2, 1, 3, 32, 32) * 2 - 1
     magnitude = 32 * 32 / (8 * 512 * 1024)
+    ours = PerceptualLoss(in_half(dtype)(FeatureDistances(vgg)), TAP_WEIGHTS)
+    plain = plain_perceptual(forward_in(dtype)(vgg))
     gradient, expected = (
-        input_gradient(
-            PerceptualLoss(wrap(dtype)(vgg), TAP_WEIGHTS),
-            image,
-            lambda y: y * magnitude,
-            real_image,
-        )
-        for wrap in (in_half, forward_in)
+        input_gradient(loss, image, lambda y: y * magnitude, real_image) for loss in (ours, plain)
     )
     assert survives(gradient, expected)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maskrestore.config.run import load_config
 from maskrestore.data.loader import Batch
 from maskrestore.models.lite0 import Lite0Features
-from maskrestore.models.perceptual import PerceptualLoss
+from maskrestore.models.perceptual import FeatureDistances, PerceptualLoss
 from maskrestore.objectives.restoration import Restoration
 from maskrestore.utils.errors import ConfigError
 
@@ -48,7 +48,7 @@ def batch_of(first: int = 0) -> Batch:
 
 def objective_of(*words: str) -> tuple[Restoration, Given]:
     features = Lite0Features()
-    perceptual = PerceptualLoss(features, features.tap_weights)
+    perceptual = PerceptualLoss(FeatureDistances(features), features.tap_weights)
     objective = Restoration(load_config([*WORDS, *words]), Colors(), perceptual)
     restores = Given()
     objective.networks["mask_generator"] = restores

@@ -4,16 +4,19 @@ import math
 
 import pytest
 import torch
+from half_networks import plain_perceptual
 from label_sets import CITYSCAPES, NUM_CLASSES
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from maskrestore.config.run import load_config
 from maskrestore.data.loader import Batch
 from maskrestore.data.segmap import generator_input, to_unit_range
+from maskrestore.models.frozen import Frozen
 from maskrestore.models.generators.image_generator import Form, ImageGenerator
 from maskrestore.models.half_precision import HalfPrecision
 from maskrestore.models.lite0 import Lite0Features
-from maskrestore.models.perceptual import TAP_WEIGHTS, PerceptualLoss
+from maskrestore.models.perceptual import FeatureDistances, PerceptualLoss
 from maskrestore.objectives.restoration import Restoration
 
 TERMS = {
@@ -29,20 +32,36 @@ TERMS = {
 @pytest.fixture(scope="module")
 def perceptual_loss() -> PerceptualLoss:
     features = Lite0Features()
-    return PerceptualLoss(features, features.tap_weights)
+    return PerceptualLoss(FeatureDistances(features), features.tap_weights)
 
 
-def test_perceptual_loss_weighs_the_taps(perceptual_loss: PerceptualLoss) -> None:
+def test_perceptual_loss_and_its_gradient_are_those_of_the_formula(
+    perceptual_loss: PerceptualLoss,
+) -> None:
     torch.manual_seed(0)
     synthesized, real = torch.rand(2, 2, 3, 32, 64) * 2 - 1
-    of_synthesized = perceptual_loss.features(synthesized)
-    of_real = perceptual_loss.features(real)
-    expected = sum(
-        weight * (a - b).abs().mean().item()
-        for weight, a, b in zip(TAP_WEIGHTS, of_synthesized, of_real, strict=True)
-    )
-    assert perceptual_loss(synthesized, real).item() == pytest.approx(expected, rel=1e-5)
+    synthesized.requires_grad_()
+    plain = plain_perceptual(Lite0Features())(synthesized, real)
+    loss = perceptual_loss(synthesized, real)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    ours, theirs = (torch.autograd.grad(term, synthesized)[0] for term in (loss, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
     assert perceptual_loss(real, real).item() == 0
+
+
+def test_perceptual_loss_keeps_a_byte_of_each_pair_of_numbers() -> None:
+    """Beside what the network itself keeps."""
+
+    class Given(Frozen):
+        def forward(self, image: Tensor) -> list[Tensor]:
+            return [image]
+
+    kept: list[Tensor] = []
+    image, real = torch.rand(2, 1, 3, 32, 64, dtype=torch.bfloat16)
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        [distance] = FeatureDistances(Given())(image.requires_grad_(), real)
+    assert distance.dtype == torch.float32
+    assert [tensor.dtype for tensor in kept] == [torch.int8]
 
 
 def test_perceptual_loss_moves_only_the_synthesized_image(perceptual_loss: PerceptualLoss) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.lite0 import Lite0Features
+from maskrestore.models.perceptual import TAP_WEIGHTS
 from maskrestore.models.spade import SPADEGenerator
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -35,6 +37,18 @@ def input_gradient(
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(network(x, *more)), x)
     return gradient
+
+
+def plain_perceptual(features: Call) -> Call:
+    """The perceptual loss as its formula stands, of the taps in float32."""
+
+    def loss(image: Tensor, real_image: Tensor) -> Tensor:
+        with torch.no_grad():
+            real = features(real_image)
+        taps = zip(TAP_WEIGHTS, features(image), real, strict=True)
+        return sum((w * F.l1_loss(a.float(), b.float()) for w, a, b in taps), torch.tensor(0.0))
+
+    return loss
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
