@@ -38,10 +38,15 @@ def unusable_gpu(root: Path = ROOT) -> str:
     )
 
 
+def own_gpu() -> int:
+    """The number of the GPU that this process takes, among those that it sees."""
+    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+
+
 def left_out_gpu() -> str:
     """Why the GPU that torch sees cannot run what it was built for, with the remedy; "" if it can.
     Wheels leave old architectures out, and torch says so only at its first operation."""
-    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    index = own_gpu()
     major, minor = torch.cuda.get_device_capability(index)
     built = torch.cuda.get_arch_list()
     known = [re.fullmatch(r"(sm|compute)_(\d+)[a-z]?", name) for name in built]
@@ -62,7 +67,7 @@ def left_out_gpu() -> str:
 def slow_formats(config: RunConfig) -> list[str]:
     """The number formats that the GPU which torch sees has no instructions for: bf16 before compute
     capability 8.0. PyTorch computes it all the same, many times slower, without a word."""
-    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    index = own_gpu()
     major, minor = torch.cuda.get_device_capability(index)
     name = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
     return [
@@ -111,7 +116,7 @@ def fix_order(is_fixed: bool) -> None:
 
 def device_identity() -> str:
     """The GPU that this process takes, by machine and number: no other may have it as well."""
-    index = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+    index = own_gpu()
     name = str(torch.cuda.get_device_properties(index).uuid)
     if not name.strip("0-"):  # a virtual one may have no number of its own
         name = f"{index} of CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"

@@ -14,6 +14,7 @@ FULL = re.compile(
     "out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED|can't allocate memory", re.IGNORECASE
 )
 """How CUDA, its libraries and torch's allocator for the CPU say it, for lack of a class."""
+CROWDED = "not even CUDA itself found room: other programs fill it (see nvidia-smi)"
 GIB = 2**30
 
 
@@ -31,7 +32,8 @@ def told_if_full(device: torch.device, work: str, remedies: Sequence[str]) -> It
             raise
         whose, use = _use(device)
         lines = [f"{whose} is out of memory in {work}: {use}{_wanted(str(error))}"]
-        lines += [f"it takes less with {' or '.join(remedies)}"] if remedies else []
+        if remedies and use != CROWDED:
+            lines.append(f"it takes less with {' or '.join(remedies)}")
         traceback.clear_frames(error.__traceback__)
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -43,11 +45,15 @@ def _use(device: torch.device) -> tuple[str, str]:
     host = socket.gethostname()
     if device.type != "cuda":
         return host, "its main memory is full"
+    whose = f"{host} GPU {device.index or 0} ({torch.cuda.get_device_name(device)})"
     peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.memory_reserved(device)
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # it asks within CUDA's context, for which there is no room
+        return whose, CROWDED
     others = _size(max(0, total - free - reserved))
     return (
-        f"{host} GPU {device.index or 0} ({torch.cuda.get_device_name(device)})",
+        whose,
         f"of {_size(total)} the tensors of this process had {_size(peak)} at their peak, CUDA "
         f"itself and other programs {others}",
     )

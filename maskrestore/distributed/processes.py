@@ -24,12 +24,14 @@ from maskrestore.distributed.devices import (
     device_identity,
     fix_order,
     left_out_gpu,
+    own_gpu,
     sees_gpu,
     slow_formats,
     unusable_gpu,
 )
 from maskrestore.distributed.gathering import gather_processes
 from maskrestore.distributed.launchers import refused, take_told, without_effect
+from maskrestore.distributed.memory import told_if_full
 from maskrestore.distributed.places import find_place, num_processes
 from maskrestore.utils.errors import ConfigError, Interrupted, UserError
 from maskrestore.utils.launcher import is_first_process
@@ -78,13 +80,15 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
         gather_processes(place, backend, "" if use_cpu else device_identity(), patience(config))
     # "no": precision is the settings', whatever `accelerate launch --mixed_precision` says.
     # cpu=True would make Accelerate forget DeepSpeed, which finds the CPU by itself.
-    accelerator = Accelerator(
-        cpu=use_cpu and plugin is None,
-        mixed_precision="no",
-        kwargs_handlers=handlers,
-        deepspeed_plugin=plugin,
-        gradient_accumulation_steps=config.training.accumulation,  # must agree with DeepSpeed's
-    )
+    device = torch.device("cpu") if use_cpu else torch.device("cuda", own_gpu())
+    with told_if_full(device, "its start", ()):
+        accelerator = Accelerator(
+            cpu=use_cpu and plugin is None,
+            mixed_precision="no",
+            kwargs_handlers=handlers,
+            deepspeed_plugin=plugin,
+            gradient_accumulation_steps=config.training.accumulation,  # must agree with DeepSpeed's
+        )
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # else it is left to the next run as well
     if (
         use_cpu and settings.cpu_threads

@@ -18,10 +18,10 @@ from maskrestore.config.run import load_config
 PROGRAMS = ROOT / "tests" / "programs"
 
 
-def error_of(megabytes: int, program: str, *words: str) -> str:
-    """The last line on stderr of a program on a GPU of so much memory, where it ends with 2."""
+def error_of(memory: dict[str, str], program: str, *words: str) -> str:
+    """The last line on stderr of a program on a GPU of such memory, where it ends with 2."""
     command = [sys.executable, str(PROGRAMS / "emulated.py"), str(ROOT / program), *words]
-    environment = os.environ | null_gpu.environment(MEMORY=str(megabytes * 10**6))
+    environment = os.environ | null_gpu.environment(**memory)
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -42,7 +42,7 @@ def test_a_gpu_that_is_too_small(
     words: Words, tmp_path: Path, megabytes: int, work: str, remedy: str
 ) -> None:
     own = ("loss=ce", "training.num_images=8", "distributed.device=cuda")
-    line = error_of(megabytes, "train.py", *words("run", *own))
+    line = error_of({"MEMORY": f"{megabytes}000000"}, "train.py", *words("run", *own))
     assert f"GPU 0 (NVIDIA H100 80GB HBM3) is out of memory in {work}: of 0.0" in line
     assert "more were wanted" in line
     assert f"it takes less with {remedy}" in line
@@ -50,11 +50,20 @@ def test_a_gpu_that_is_too_small(
 
 
 @pytest.mark.slow
+def test_a_gpu_that_others_have_filled(words: Words) -> None:
+    line = error_of({"FULL": "1"}, "train.py", *words("run", "loss=ce", "distributed.device=cuda"))
+    assert "GPU 0 (NVIDIA H100 80GB HBM3) is out of memory in " in line
+    assert line.endswith(
+        ": not even CUDA itself found room: other programs fill it (see nvidia-smi)"
+    )
+
+
+@pytest.mark.slow
 def test_a_gpu_that_is_too_small_to_restore(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     draw_mask(tmp_path / "in" / "a.png", seed=0)
     given = (f"checkpoint={run}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}")
-    line = error_of(1, "restore.py", *given)
+    line = error_of({"MEMORY": "1000000"}, "restore.py", *given)
     assert "is out of memory in restoring: " in line
     assert "it takes less with a smaller batch_size (now 4) or device=cpu" in line
 

@@ -104,7 +104,10 @@ API cudaError_t cudaGetDeviceCount(int* n) {
   return old ? cudaErrorInsufficientDriver : *n ? cudaSuccess : cudaErrorNoDevice;
 }
 API cudaError_t cudaGetDevice(int* device) { *device = current; return cudaSuccess; }
+// Others have taken all memory, so that there is none for this process's context.
+bool is_full() { return getenv("NULL_GPU_FULL") != nullptr; }
 API cudaError_t cudaSetDevice(int device) {
+  if (is_full()) return cudaErrorMemoryAllocation;
   if (device < 0 || device >= num_devices()) return cudaErrorInvalidDevice;
   current = device;
   return cudaSuccess;
@@ -197,6 +200,7 @@ API cudaError_t cudaHostGetDevicePointer(void** on_device, void* pointer, unsign
   return cudaSuccess;
 }
 API cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
+  if (is_full()) return cudaErrorMemoryAllocation;
   *total = size_t(setting("NULL_GPU_MEMORY", long(TOTAL)));
   *free_bytes = *total - used;
   return cudaSuccess;
