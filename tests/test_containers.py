@@ -36,10 +36,11 @@ def is_sent(name: str) -> bool:
 def test_both_recipes_install_the_same_on_the_same_image() -> None:
     [[base]] = lines("FROM")
     assert f"From: {base}\n" in DEFINITION
-    assert ["sh", "containers/install.sh", '"$CUDA"'] in lines("RUN")
-    assert 'sh containers/install.sh "{{ CUDA }}"' in DEFINITION
-    defaults = [re.findall(r"^(?:ARG| +)\s*CUDA=(\d+)$", t, re.M) for t in (DOCKERFILE, DEFINITION)]
-    assert defaults == [["13"], ["13"]]
+    assert ["sh", "containers/install.sh", '"$CUDA"', '"$INDEX"'] in lines("RUN")
+    assert 'sh containers/install.sh "{{ CUDA }}" "{{ INDEX }}"' in DEFINITION
+    for text in (DOCKERFILE, DEFINITION):
+        defaults = re.findall(r"^(?:ARG| +)\s*(CUDA|INDEX)=(\w+)$", text, re.MULTILINE)
+        assert defaults == [("CUDA", "13"), ("INDEX", "none")]
 
 
 def test_what_they_copy_is_there_and_sent() -> None:
@@ -63,7 +64,7 @@ def test_nobody_is_root_and_words_are_programs() -> None:
 
 @pytest.mark.parametrize("cuda", ["12", "13"])
 def test_the_lock_of_a_cuda_has_a_torch_built_for_it(cuda: str) -> None:
-    found = re.search(rf"^{cuda}\) lock=(\S+) ;;$", INSTALL.read_text(), re.MULTILINE)
+    found = re.search(rf"^{cuda}(?: \| cpu)?\) lock=(\S+) ;;$", INSTALL.read_text(), re.MULTILINE)
     assert found
     lock = (ROOT / found[1]).read_text()
     assert set(re.findall(r"^nvidia-cudnn-cu(\d+)==", lock, re.MULTILINE)) == {cuda}
@@ -72,10 +73,44 @@ def test_the_lock_of_a_cuda_has_a_torch_built_for_it(cuda: str) -> None:
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
-@pytest.mark.parametrize("words", [[], ["11"]])
-def test_another_cuda_is_refused_before_anything_is_done(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "CUDA=: write 12, 13 or cpu"),
+        (["11"], "CUDA=11: write 12, 13 or cpu"),
+        (["cpu"], "CUDA=cpu: give INDEX=ADDRESS too"),
+        (["cpu", "none"], "CUDA=cpu: give INDEX=ADDRESS too"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(words: list[str], told: str) -> None:
     done = subprocess.run(
         ["/bin/sh", INSTALL, *words], capture_output=True, text=True, env={"PATH": ""}
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "write 12 or 13" in done.stderr
+    assert told in done.stderr
+
+
+def test_without_cuda_nothing_of_it_is_installed_but_all_else(tmp_path: Path) -> None:
+    """install.sh for CPUs, with stand-ins that change nothing and say what they were asked for."""
+    asked = tmp_path / "asked"
+    for name in ("apt-get", "rm", "python3"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >>{asked}\n')
+        program.chmod(0o755)
+    words = ["/bin/sh", INSTALL, "cpu", "index-of-cpus"]
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    subprocess.run(words, check=True, cwd=ROOT, env={"PATH": path, "TMPDIR": str(tmp_path)})
+    lock = (ROOT / "requirements.txt").read_text()
+    entry = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+    versions, kept = (
+        dict(entry.findall(lock)),
+        dict(entry.findall((tmp_path / "without-cuda.txt").read_text())),
+    )
+    left_out = versions.keys() - kept.keys()
+    assert {"torch", "torchvision", "triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= left_out
+    assert {"torch-fidelity", "torchmetrics", "deepspeed"} <= kept.keys()
+    assert all(re.match("torch(vision)?$|triton$|nvidia-|cuda-", name) for name in left_out)
+    torch = [f"{name}=={versions[name]}" for name in ("torch", "torchvision")]
+    assert f"--require-hashes --no-deps -r {tmp_path}/without-cuda.txt\n" in asked.read_text()
+    assert f"--index-url index-of-cpus {' '.join(torch)}\n" in asked.read_text()
