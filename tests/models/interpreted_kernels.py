@@ -156,13 +156,13 @@ def test_whole_networks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network: torch.nn.Module
     if kind == "frozen":
         network, segmap = (
-            FrozenGenerator(SPADEGenerator(6, 2, 5, (64, 64))),
-            torch.rand(1, 6, 64, 64),
+            FrozenGenerator(SPADEGenerator(6, 2, 5, (32, 32))),
+            torch.rand(1, 6, 32, 32),
         )
     else:
-        network = MaskGenerator(5, 2, 5, (64, 64), checkpointing=kind == "checkpointed")
+        network = MaskGenerator(5, 2, 5, (32, 32), checkpointing=kind == "checkpointed")
         torch.nn.init.normal_(network.conv_logits.weight)
-        segmap, rest = torch.rand(1, 5, 64, 64), [torch.ones(1, 1, 64, 64)]
+        segmap, rest = torch.rand(1, 5, 32, 32), [torch.ones(1, 1, 32, 32)]
     network = network.to(memory_format=torch.channels_last)
 
     def results(form: Any, dtype: torch.dtype) -> list[Tensor]:
@@ -185,10 +185,10 @@ def test_whole_networks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_keeps_no_more_for_the_backward_pass(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network: torch.nn.Module = MaskGenerator(5, 2, 8, (64, 64))
-    inputs = [torch.rand(1, 5, 64, 64), torch.ones(1, 1, 64, 64)]
+    network: torch.nn.Module = MaskGenerator(5, 2, 8, (32, 32))
+    inputs = [torch.rand(1, 5, 32, 32), torch.ones(1, 1, 32, 32)]
     if frozen:
-        network, inputs = FrozenGenerator(SPADEGenerator(5, 2, 8, (64, 64))), inputs[:1]
+        network, inputs = FrozenGenerator(SPADEGenerator(5, 2, 8, (32, 32))), inputs[:1]
     network = network.to(memory_format=torch.channels_last)
 
     def kept(form: Any) -> int:
