@@ -2,12 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from forked import ROOT
+from processes import PATIENCE
+
+from benchmarks.gpu.__main__ import end_all
 
 SMALL = (
     *("device=cpu", "size=32x64", "large_size=32x64", "width=2", "hidden=4", "batch_size=1"),
@@ -55,6 +61,28 @@ def test_what_lacks_time_is_told(tmp_path: Path) -> None:
     assert "| variants | | not measured: no time was left | |" in done.stdout
     assert "Traceback" not in done.stderr
     assert "the same command again tries it" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+    """torchrun's workers have sessions of their own, out of reach of a kill of the group."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'pid').write_text(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", str(worker))
+    part = f"import subprocess; subprocess.run({[sys.executable, *launch]!r})"
+    process = subprocess.Popen([sys.executable, "-c", part], start_new_session=True)
+    written, deadline = tmp_path / "pid", time.monotonic() + PATIENCE
+    while not (written.is_file() and written.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    started = psutil.Process(int(written.read_text()))
+    end_all(process)
+    started.wait(PATIENCE)
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def _run_part(config: GpuBenchmark, part: str, words: Sequence[str], limit: floa
             status: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
-            _end(process)
+            end_all(process)
     seconds = time.monotonic() - began
     if status == 0:
         _put(config, part, {"seconds": round(seconds, 1)})
@@ -105,7 +105,7 @@ def _run_part(config: GpuBenchmark, part: str, words: Sequence[str], limit: floa
         _put(config, part, {"failed": f"status {status}: {lines[-1][:300]} ({log})"})
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end_all(process: "subprocess.Popen[bytes]") -> None:
     """It and the runs that it has started: torchrun's are in sessions of their own, and it ends
     them where it is asked to end, but not where it is killed."""
     os.killpg(process.pid, signal.SIGTERM)
