@@ -13,7 +13,7 @@ import pytest
 from forked import ROOT
 from processes import PATIENCE
 
-from benchmarks.gpu.__main__ import end_all
+from benchmarks.gpu.__main__ import end_all, table
 
 SMALL = (
     *("device=cpu", "size=32x64", "large_size=32x64", "width=2", "hidden=4", "batch_size=1"),
@@ -45,20 +45,30 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert line in done.stdout
     assert "not measured" not in done.stdout
     kept["facts"]["figures"][0]["value"] = "kept"
-    kept["loader"] = {"failed": "took longer"}
+    del kept["loader"]["seconds"]  # it has not come to its end
+    kept["loader"] |= {"failed": "took longer"}
     content = json.loads((tmp_path / "figures.json").read_text()) | {"parts": kept}
     (tmp_path / "figures.json").write_text(json.dumps(content))
     again = run(tmp_path)
     assert "rows: is there already" in again.stdout
     assert "| facts | cores of the host | kept |" in again.stdout
+    assert "loader: at most" in again.stdout
     assert "| loader | step fed from shards |" in again.stdout
+    assert "not measured" not in again.stdout
+
+
+def test_what_a_part_had_found_before_it_failed_is_in_the_table() -> None:
+    figure = {"what": "step fed from shards", "value": 2.5, "unit": "ms", "goal": ""}
+    lines = table({"loader": {"figures": [figure], "failed": "took longer"}}).splitlines()
+    at = lines.index("| loader | step fed from shards | 2.5 ms |  |")
+    assert lines[at + 1] == "| loader | the rest | not measured: took longer | |"
 
 
 def test_what_lacks_time_is_told(tmp_path: Path) -> None:
     done = run(tmp_path, "seconds=1")  # ten on a CPU, fewer than a part needs
     assert done.returncode == 2
-    assert "| facts | | not measured: no time was left | |" in done.stdout
-    assert "| variants | | not measured: no time was left | |" in done.stdout
+    assert "| facts | the rest | not measured: no time was left | |" in done.stdout
+    assert "| variants | the rest | not measured: no time was left | |" in done.stdout
     assert "Traceback" not in done.stderr
     assert "the same command again tries it" in done.stderr
 

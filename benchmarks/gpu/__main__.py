@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from maskrestore.runs import provenance
 from maskrestore.utils.errors import UserError
 from maskrestore.utils.files import write_atomically
 
-MEASURE: dict[str, Callable[[GpuBenchmark], list[Figure]]] = {
+MEASURE: dict[str, Callable[[GpuBenchmark], Iterator[Figure]]] = {
     "facts": facts,
     "precision": precision,
     "runs": runs,
@@ -59,17 +59,19 @@ def main(words: Sequence[str]) -> None:
         raise UserError("device=cuda: there is no GPU here; device=cpu rehearses the program")
     config.out.mkdir(parents=True, exist_ok=True)
     if config.part is not None:
-        figures = MEASURE[config.part](config)
-        _put(config, config.part, {"figures": [asdict(figure) for figure in figures]})
+        figures: list[dict[str, Any]] = []
+        for figure in MEASURE[config.part](config):  # whatever ends it, what was found is kept
+            figures.append(asdict(figure))
+            _put(config, config.part, figures=figures)
         return
     began, patience = time.monotonic(), 1 if config.device == "cuda" else 10
     for part in PARTS:
-        if "figures" in _kept(config).get(part, {}):
+        if "seconds" in _kept(config).get(part, {}):
             print(f"{part}: is there already", flush=True)
             continue
         left = patience * config.seconds - (time.monotonic() - began)
         if left < LEAST:
-            _put(config, part, {"failed": "no time was left"})
+            _put(config, part, failed="no time was left")
             continue
         print(f"{part}: at most {min(left, patience * LIMITS[part]):.0f} s", flush=True)
         _run_part(config, part, words, min(left, patience * LIMITS[part]))
@@ -97,12 +99,12 @@ def _run_part(config: GpuBenchmark, part: str, words: Sequence[str], limit: floa
             end_all(process)
     seconds = time.monotonic() - began
     if status == 0:
-        _put(config, part, {"seconds": round(seconds, 1)})
+        _put(config, part, seconds=round(seconds, 1))
     elif status is None:
-        _put(config, part, {"failed": f"took longer than {limit:.0f} s ({log})"})
+        _put(config, part, failed=f"took longer than {limit:.0f} s ({log})")
     else:
         lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was said"]
-        _put(config, part, {"failed": f"status {status}: {lines[-1][:300]} ({log})"})
+        _put(config, part, failed=f"status {status}: {lines[-1][:300]} ({log})")
 
 
 def end_all(process: "subprocess.Popen[bytes]") -> None:
@@ -139,10 +141,10 @@ def _kept(config: GpuBenchmark) -> dict[str, Any]:
     return kept["parts"] if is_same else {}
 
 
-def _put(config: GpuBenchmark, part: str, facts: dict[str, Any]) -> None:
+def _put(config: GpuBenchmark, part: str, **facts: Any) -> None:
     parts = _kept(config)
-    before = {} if "failed" in facts else parts.get(part, {})
-    parts[part] = {k: v for k, v in before.items() if k != "failed"} | facts
+    figures = parts.get(part, {}).get("figures", [])
+    parts[part] = {"figures": figures, **facts}
     content = json.dumps({**_state(config), "parts": parts}, indent=1)
     write_atomically(_path(config), content.encode())
 
@@ -158,7 +160,7 @@ def table(parts: dict[str, Any]) -> str:
             told = f"{told} {figure['unit']}".strip()
             lines.append(f"| {part} | {figure['what']} | {told} | {figure['goal']} |")
         if "failed" in kept:
-            lines.append(f"| {part} | | not measured: {kept['failed']} | |")
+            lines.append(f"| {part} | the rest | not measured: {kept['failed']} | |")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -16,24 +17,22 @@ ASKED = (
 )
 
 
-def facts(config: GpuBenchmark) -> list[Figure]:
+def facts(config: GpuBenchmark) -> Iterator[Figure]:
     """The device, its software, and two ceilings: of arithmetic and of bytes."""
-    found = [Figure("cores of the host", os.cpu_count() or 0)]
+    yield Figure("cores of the host", os.cpu_count() or 0)
     for package in PACKAGES:
         try:
-            found.append(Figure(package, version(package)))
+            yield Figure(package, version(package))
         except PackageNotFoundError:
-            found.append(Figure(package, "not installed"))
+            yield Figure(package, "not installed")
     if config.device == "cuda":
         device = torch.cuda.get_device_properties(0)
-        found += [
-            Figure("device", device.name),
-            Figure("memory of it", device.total_memory / 1e9, "GB"),
-            Figure("CUDA", str(torch.version.cuda)),
-            Figure("cuDNN", str(torch.backends.cudnn.version())),
-            Figure("NCCL", ".".join(map(str, torch.cuda.nccl.version()))),
-            *_told_by_driver(),
-        ]
+        yield Figure("device", device.name)
+        yield Figure("memory of it", device.total_memory / 1e9, "GB")
+        yield Figure("CUDA", str(torch.version.cuda))
+        yield Figure("cuDNN", str(torch.backends.cudnn.version()))
+        yield Figure("NCCL", ".".join(map(str, torch.cuda.nccl.version())))
+        yield from _told_by_driver()
     # Large enough to leave every cache on a GPU.
     number, side = (2**29, 8192) if config.device == "cuda" else (2**22, 256)
     source = torch.ones(number, dtype=torch.int32, device=config.device)
@@ -42,11 +41,8 @@ def facts(config: GpuBenchmark) -> list[Figure]:
     kind = torch.bfloat16
     a, b = (torch.randn(side, side, device=config.device).to(kind) for _ in range(2))
     multiplying, _ = timed(lambda: a @ b, config.device, config.repeats)
-    return [
-        *found,
-        Figure("copy, read and written", 8 * number / copying / 1e9, "TB/s"),
-        Figure(f"bf16 matrix product of {side}", 2 * side**3 / multiplying / 1e9, "TFLOP/s"),
-    ]
+    yield Figure("copy, read and written", 8 * number / copying / 1e9, "TB/s")
+    yield Figure(f"bf16 matrix product of {side}", 2 * side**3 / multiplying / 1e9, "TFLOP/s")
 
 
 def _told_by_driver() -> list[Figure]:

@@ -1,6 +1,7 @@
 """Whether a full step ever waits for its data: the loader alone, then feeding that step."""
 
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -12,11 +13,10 @@ from maskrestore.config.run import load_config
 from maskrestore.data.loader import training_batches
 
 
-def loader(config: GpuBenchmark) -> list[Figure]:
+def loader(config: GpuBenchmark) -> Iterator[Figure]:
     """Samples a second for several numbers of threads, and the share of a step spent on data."""
     shards = config.out / "shards"
     draw_shards(shards, config.size, num_train=96, num_val=4)
-    found = []
     number = max(2, config.repeats)
     words = [*step_words(config, config.batch_size), f"data.shards={shards}"]
     for threads in (1, 4, 8):
@@ -28,7 +28,7 @@ def loader(config: GpuBenchmark) -> list[Figure]:
             next(batches)
         speed = number * config.batch_size / (time.perf_counter() - began)
         batches.close()
-        found.append(Figure(f"loader, {threads} threads", speed, "samples/s"))
+        yield Figure(f"loader, {threads} threads", speed, "samples/s")
     step = make_our_step([*words, "data.threads=4"])
     batches = training_batches(step.config, 0, 0, 1)
     device = torch.device(config.device)
@@ -42,12 +42,9 @@ def loader(config: GpuBenchmark) -> list[Figure]:
         seconds[fed] = (time.perf_counter() - began) / number
     batches.close()
     share = 1 - seconds[False] / seconds[True]
-    return [
-        *found,
-        Figure("step on a batch that lies there", 1000 * seconds[False], "ms"),
-        Figure("step fed from shards", 1000 * seconds[True], "ms"),
-        Figure("share of a step for loader and copies", share, "", "< 0.05"),
-    ]
+    yield Figure("step on a batch that lies there", 1000 * seconds[False], "ms")
+    yield Figure("step fed from shards", 1000 * seconds[True], "ms")
+    yield Figure("share of a step for loader and copies", share, "", "< 0.05")
 
 
 def _wait(device: str) -> None:

@@ -24,21 +24,20 @@ from maskrestore.models.mask_generator import MaskGenerator
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def precision(config: GpuBenchmark) -> list[Figure]:
+def precision(config: GpuBenchmark) -> Iterator[Figure]:
     """Formats, our autograd functions, and figures that two devices must agree on."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    found: list[Figure] = []
     for size, number in (
         (config.size, config.batch_size),
         (config.large_size, max(1, config.batch_size // 4)),
     ):
-        found += _frozen(config, height_and_width(size), number)
+        yield from _frozen(config, height_and_width(size), number)
         forget(config.device)
-    found += _trained(config)
+    yield from _trained(config)
     forget(config.device)
-    found += _kernels(config.device)
-    found += _derivatives(config.device)
-    return [*found, *_figures(config)]
+    yield from _kernels(config.device)
+    yield from _derivatives(config.device)
+    yield from _figures(config)
 
 
 def _frozen(config: GpuBenchmark, size: tuple[int, int], number: int) -> Iterator[Figure]:

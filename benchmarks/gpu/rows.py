@@ -11,7 +11,7 @@ from benchmarks import plain_step
 from benchmarks.frozen import passes
 from benchmarks.gpu.settings import Figure, GpuBenchmark, forget, timed
 from benchmarks.labels import NUM_CLASSES
-from benchmarks.our_step import OurStep, make_our_step
+from benchmarks.our_step import make_our_step
 from benchmarks.plain_spade import PlainGenerator
 from benchmarks.random_weights import calibrated
 from maskrestore.models.frozen import FrozenGenerator
@@ -27,13 +27,12 @@ CONVOLVING = ("conv", "gemm", "xmma", "cutlass", "sm90", "sm80", "wgrad", "dgrad
 """Parts of the names of kernels that convolve."""
 
 
-def rows(config: GpuBenchmark) -> list[Figure]:
+def rows(config: GpuBenchmark) -> Iterator[Figure]:
     """Times, memory and what they are made of."""
-    found: list[Figure] = []
     for batch_size in (config.batch_size, 2 * config.batch_size):
-        found += _frozen(config, batch_size)
-        found += _step(config, batch_size)
-    return found
+        yield from _frozen(config, batch_size)
+        yield from _step(config, batch_size)
+    yield from _profiled(config)
 
 
 def step_words(config: GpuBenchmark, batch_size: int, *more: str) -> list[str]:
@@ -110,11 +109,10 @@ def _step(config: GpuBenchmark, batch_size: int) -> Iterator[Figure]:
     if peak:
         share = flops / (mine / 1000) / peak
         yield Figure(f"step, batch {batch_size}: share of the peak (MFU)", share, "", "0.45")
-    yield from _profiled(step, config.device, batch_size)
+    del step
+    gc.collect()
+    forget(config.device)
     if batch_size == config.batch_size:
-        del step
-        gc.collect()
-        forget(config.device)
         yield from _hours(config, mine)
 
 
@@ -125,11 +123,14 @@ def _row(what: str, ms: float, memory: float, batch_size: int) -> Iterator[Figur
         yield Figure(f"{what}: peak memory", memory, "GB")
 
 
-def _profiled(step: OurStep, device: str, batch_size: int) -> Iterator[Figure]:
+def _profiled(config: GpuBenchmark) -> Iterator[Figure]:
     """Kernels of one step, and the share of those that convolve."""
-    if device != "cuda":
+    batch_size = config.batch_size
+    if config.device != "cuda":
         yield Figure(f"step, batch {batch_size}: kernels", "only a GPU has them")
         return
+    step = make_our_step(step_words(config, batch_size))
+    timed(step.take, config.device, 1)  # warms up
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step.take()
         torch.cuda.synchronize()

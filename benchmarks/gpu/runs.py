@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ REHEARSED = ("ddp",)
 """On a CPU, and in one process that nobody launches: the tests know the others there."""
 
 
-def runs(config: GpuBenchmark) -> list[Figure]:
+def runs(config: GpuBenchmark) -> Iterator[Figure]:
     """Train in each way, then compare what came of it."""
     folder = config.small
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,13 +53,12 @@ def runs(config: GpuBenchmark) -> list[Figure]:
         and (config.device == "cuda" or name in REHEARSED)
     ]
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:
-        said = dict(zip(wanted, pool.map(lambda name: _train(config, name), wanted), strict=True))
-    return [
-        *(_outcome(folder / name, name, told) for name, told in said.items()),
-        *_same_bits(config, folder),
-        *_same_figures(folder, folder / wanted[-1]),
-        *_same_files(config, folder, folder / wanted[-1]),
-    ]
+        said = pool.map(lambda name: _train(config, name), wanted)
+        for name, told in zip(wanted, said, strict=True):
+            yield _outcome(folder / name, name, told)
+    yield from _same_bits(config, folder)
+    yield from _same_figures(folder, folder / wanted[-1])
+    yield from _same_files(config, folder, folder / wanted[-1])
 
 
 def draw_shards(folder: Path, size: str, num_train: int, num_val: int) -> None:
@@ -100,10 +100,10 @@ def _program(*command: str) -> str:
     if not done.returncode:
         return ""
     print(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    telling = [line for line in lines if "Error" in line or "error" in line]
-    last = (telling or lines or ["nothing was said"])[-1]
-    return f"status {done.returncode}: {last.strip()[:200]}"
+    # Behind what the program says torchrun tells at length that it has ended.
+    own = re.split(r"\n.*torch[./]distributed[./]elastic", done.stderr + done.stdout)[0]
+    lines = own.strip().splitlines() or ["nothing was said"]
+    return f"status {done.returncode}: {lines[-1].strip()[:200]}"
 
 
 def _outcome(run: Path, name: str, told: str) -> Figure:

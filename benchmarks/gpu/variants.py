@@ -18,24 +18,27 @@ from maskrestore.models.half_precision import HalfPrecision, in_precision
 from maskrestore.models.perceptual import make_features
 
 
-def variants(config: GpuBenchmark) -> list[Figure]:
+def variants(config: GpuBenchmark) -> Iterator[Figure]:
     """Each variant's milliseconds, and how many times as fast it is as what stands there now."""
-    found: list[Figure] = []
     kept, memory = _measured(config, _as_it_is)
-    found.append(Figure("step as it is", kept, "ms"))
+    yield Figure("step as it is", kept, "ms")
     for name, make in STEPS.items():
         try:
             ms, held = _measured(config, make)
         except RuntimeError as error:  # torch.compile's and the allocator's are such
-            found.append(Figure(f"step, {name}", f"failed: {str(error).splitlines()[0][:100]}"))
+            yield Figure(f"step, {name}", _failed(error))
             continue
-        found.append(Figure(f"step, {name}", ms, "ms"))
-        found.append(Figure(f"step, {name}: times as fast", kept / ms, "x"))
+        yield Figure(f"step, {name}", ms, "ms")
+        yield Figure(f"step, {name}: times as fast", kept / ms, "x")
         if memory:
-            found.append(Figure(f"step, {name}: times less memory", memory / held, "x"))
-    found += _optimizers(config)
-    found += _real_features(config, kept)
-    return [*found, *_frozen(config)]
+            yield Figure(f"step, {name}: times less memory", memory / held, "x")
+    yield from _optimizers(config)
+    yield from _real_features(config, kept)
+    yield from _frozen(config)
+
+
+def _failed(error: RuntimeError) -> str:
+    return f"failed: {str(error).splitlines()[0][:100]}"
 
 
 def _measured(config: GpuBenchmark, make: Callable[[GpuBenchmark], OurStep]) -> tuple[float, float]:
@@ -149,13 +152,17 @@ def _frozen(config: GpuBenchmark) -> Iterator[Figure]:
         network = network.to(memory_format=torch.channels_last)
         shape = (batch_size, NUM_CLASSES + 2, *config.height_width)
         segmap = torch.rand(shape, device=config.device, dtype=torch.bfloat16, requires_grad=True)
-        graphed: Any = torch.cuda.make_graphed_callables(network, (segmap,))
+        what = f"frozen pass, bf16, batch {batch_size}, as a CUDA graph"
+        try:
+            graphed: Any = torch.cuda.make_graphed_callables(network, (segmap,))
+        except RuntimeError as error:
+            yield Figure(what, _failed(error))
+            continue
 
         def replay(graphed: Any = graphed, x: Tensor = segmap) -> object:
             return torch.autograd.grad(graphed(x).float().abs().mean(), x)
 
         ms, _ = timed(replay, config.device, config.repeats)
-        what = f"frozen pass, bf16, batch {batch_size}, as a CUDA graph"
         yield Figure(what, ms, "ms")
         yield Figure(f"{what}: times as fast", kept / ms, "x")
         forget(config.device)
