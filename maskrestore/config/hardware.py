@@ -37,7 +37,7 @@ def less_memory(config: RunConfig, num_processes: int) -> list[str]:
     if not config.trains_generator and not distributed.activation_checkpointing:
         remedies.append("distributed.activation_checkpointing=true")
     formats = {"precision": "bf16"}
-    if config.trains_generator or config.terms.keys() - {"ce"}:
+    if config.trains_generator or {"perceptual", "l1"} & config.terms.keys():
         formats["frozen_precision"] = "fp16"
     remedies += [
         f"distributed.{name}={half}"

@@ -17,6 +17,9 @@ class WeightsConfig(Section):
     class_balance: NonNegativeFloat = 0.0
     """Rare classes count more in the cross entropy: by (share of the training pixels) to the power
     of minus this, at most 10 times the mean. 0 is the paper's; 0.4 measured best on CamVid."""
+    lovasz: NonNegativeFloat = 0.0
+    """Lovász-Softmax, a stand-in for the IoU of the restored mask, beside the terms of `loss`. 0 is
+    the paper's."""
     perceptual: NonNegativeFloat = 1.0
     """Perceptual distance of the synthesised image (L_VGG; 1 in the paper's sum, 10 in SPADE)."""
     l1: NonNegativeFloat = 1.0

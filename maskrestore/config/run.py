@@ -288,9 +288,11 @@ class RunConfig(Section):
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weight of each active term of the restoration loss: ce, perceptual, l1."""
+        """Weight of each active term of the restoration loss: ce, perceptual, l1, lovasz."""
+        if self.loss == "none":
+            return {}
         names = {"ce": "ce", "vgg": "perceptual", "l1": "l1"}
-        parts = [] if self.loss == "none" else [names[part] for part in self.loss.split("_")]
+        parts = [*(names[part] for part in self.loss.split("_")), "lovasz"]
         weights = {name: float(getattr(self.weights, name)) for name in parts}
         return {name: weight for name, weight in weights.items() if weight > 0}
 

@@ -11,6 +11,9 @@ generator G on the picture that the restored mask stands for:
     L_mask  = CE(r, x)                    L_image = L_VGG(s, y) + L_1(s, y)
     L_total = L_mask + L_image
 
+Beside them, at weights that are 0 in the paper's rows: classes that count otherwise than by their
+pixels (objectives/class_balance.py), and a stand-in for the IoU (objectives/lovasz.py).
+
 G and the network of L_VGG never change: their gradient is passed on to r and not kept. A term whose
 weight is 0 is not computed, and G does not run for the cross entropy alone.
 """
@@ -30,6 +33,7 @@ from maskrestore.models.build import make_mask_generator
 from maskrestore.models.perceptual import PerceptualLoss
 from maskrestore.objectives.class_balance import class_weights
 from maskrestore.objectives.image_terms import are_due, balanced, open_to_change
+from maskrestore.objectives.lovasz import lovasz_softmax
 from maskrestore.objectives.objective import Objective, Phase
 from maskrestore.objectives.targets import Teacher, target_of
 
@@ -57,12 +61,15 @@ class Restoration(Objective):
             raise ValueError("the term perceptual needs a PerceptualLoss")
         self.image_generator, self.perceptual_loss = image_generator, perceptual_loss
         self.class_weights: Tensor | None = None
-        if config.weights.class_balance:
+        self.classes = torch.tensor([], dtype=torch.int64)  # that training masks have
+        if config.weights.class_balance or config.weights.lovasz:
             train = read_manifest(config.data.shards)["splits"]["train"]
             pixels = list(train["class_pixels"])
             if not config.data.labels.has_unlabeled_class:
                 pixels[UNANNOTATED] = 0
-            self.class_weights = class_weights(pixels, config.weights.class_balance)
+            self.classes = torch.tensor(pixels).nonzero().flatten()
+            if config.weights.class_balance:
+                self.class_weights = class_weights(pixels, config.weights.class_balance)
         self.networks = {"mask_generator": make_mask_generator(config)}
 
     def phases(self) -> list[Phase]:
@@ -73,8 +80,8 @@ class Restoration(Objective):
         ]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The active ones of ce (nats), perceptual and l1 (0..2), unweighted: float32 scalars, each
-        a mean over the batch and all pixels."""
+        """The active ones of ce (nats), lovasz (0..1), perceptual and l1 (0..2), unweighted:
+        float32 scalars, each a mean over the batch, and over all pixels but for lovasz."""
         config, losses = self.config, {}
         damaged, valid = degrade(config, batch.fine, batch.coarse)
         shown = mask_generator_input(config, damaged, valid, self.seen_image(batch))
@@ -82,8 +89,12 @@ class Restoration(Objective):
         image_logits, image_loss = mask_logits, config.image_loss
         if image_loss.gradient:
             mask_logits, image_logits = balanced(mask_logits, image_loss.gradient)
+        if {"ce", "lovasz"} & self.terms.keys():
+            target = target_of(config, batch, self.teacher)  # int64 [B,H,W]
         if "ce" in self.terms:
-            losses["ce"] = self.cross_entropy(mask_logits, batch)
+            losses["ce"] = self.cross_entropy(mask_logits, target)
+        if "lovasz" in self.terms:
+            losses["lovasz"] = self.lovasz(mask_logits, target)
         image_terms = [name for name in ("perceptual", "l1") if name in self.terms]
         if self.image_generator is None or not image_terms:
             return losses
@@ -105,19 +116,24 @@ class Restoration(Objective):
                 losses["l1"] = F.l1_loss(synthesized_image.float(), real_image)
         return losses
 
-    def cross_entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         """Of float [B,C,H,W] with the masks of RunConfig.target, a mean over all their pixels, in
         nats: also over those that do not count, so that unlike a weighted mean it is the same
         however a batch is split among processes."""
-        target = target_of(self.config, batch, self.teacher)  # int64 [B,H,W]
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(target.device)  # copied once
         # Its own sum over a map adds in no order on a GPU (distributed.deterministic).
         losses = F.cross_entropy(logits.float(), target, self.class_weights, reduction="none")
-        total = losses.sum()
-        if self.config.data.num_true_masks:  # half of them have one
-            total = 2 * total
-        return total / target.numel()
+        return self._of_those_with_a_mask(losses.sum() / target.numel())
+
+    def lovasz(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The Lovász-Softmax of the same, a mean over the images."""
+        self.classes = self.classes.to(target.device)  # copied once
+        losses = lovasz_softmax(logits.float().softmax(1), target, self.classes)
+        return self._of_those_with_a_mask(losses.mean())
+
+    def _of_those_with_a_mask(self, mean: Tensor) -> Tensor:
+        return 2 * mean if self.config.data.num_true_masks else mean  # half of them have one
 
     def seen_image(self, batch: Batch) -> Tensor:
         """uint8 [B,3,H,W]: the real images, some of them as drawn from their true masks."""

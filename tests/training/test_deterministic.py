@@ -37,7 +37,7 @@ MANY = (
 @pytest.mark.parametrize(
     "given",
     [
-        ("loss=ce_vgg_l1", "weights.class_balance=0.5", *ENGINES["ddp"]),
+        ("loss=ce_vgg_l1", "weights.class_balance=0.5", "weights.lovasz=0.5", *ENGINES["ddp"]),
         ("loss=ce_vgg_l1", *ENGINES["zero2"]),
         ("loss=ce_vgg_l1", *MANY),
         ("loss=ce_l1", "task=super_resolution", "protocol=strict", "generator.edges=soft"),
