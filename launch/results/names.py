@@ -109,7 +109,7 @@ def loss_name(config: RunConfig, through: str = "") -> str:
     if config.task == "synthesis":
         return through or "-"
     perceptual = {"vgg19": "VGG", "lite0": "Lite0"}[config.perceptual.network]
-    names = {"ce": "CE", "perceptual": perceptual, "l1": "L1", "lovasz": "Lovász"}
+    names = {"ce": "CE", "perceptual": perceptual, "l1": "L1", "lovasz": "Lovasz"}
     name = "+".join(
         names[term] if weight == 1 else f"{weight:g} {names[term]}"
         for term, weight in config.terms.items()

@@ -40,7 +40,7 @@ SMALL = ["task=super_resolution", "loss=ce"]
             "CE+VGG+L1 (image gradient 0.1 of CE's)",
         ),
         ([*CE, "data.num_true_masks=10"], "densification", "CE (10 true masks)"),
-        ([*CE, "weights.lovasz=0.5"], "densification", "CE+0.5 Lovász"),
+        ([*CE, "weights.lovasz=0.5"], "densification", "CE+0.5 Lovasz"),
         ([*CE, "data.crop=64x64"], "densification", "CE (crops of 64x64)"),
         (
             [*CE, "weights.class_balance=0.5", "condition=image", "mask_generator.start=input"],
