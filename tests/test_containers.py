@@ -1,7 +1,10 @@
 """The recipes of containers/: no image is built, what they name is held to be there."""
 
+import os
 import re
 import subprocess
+import sys
+import sysconfig
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,6 +16,7 @@ DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 DEFINITION = (FOLDER / "maskrestore.def").read_text()
 INSTALL = FOLDER / "install.sh"
 PROGRAMS = ("train.py", "evaluate.py", "restore.py", "export.py", "launch/submit.py")
+PROGRAMS += ("launch/report.py", "shards/write.py", "benchmarks/__main__.py")
 
 
 def lines(instruction: str) -> list[list[str]]:
@@ -54,6 +58,23 @@ def test_what_they_copy_is_there_and_sent() -> None:
         assert is_sent(name), name
     kept_out = (".git/HEAD", ".venv/bin/python", "runs/x/result.json", "data/a.tar", "tests/x.py")
     assert not any(map(is_sent, (*kept_out, "maskrestore/data/__pycache__/png.pyc")))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_where_the_code_is_not_installed_programs_find_it(program: str) -> None:
+    """As in the images, whose packages are the lock's alone; -S leaves ours out here."""
+    found = [word for words in lines("ENV") for word in words if word.startswith("PYTHONPATH=")]
+    assert found == ["PYTHONPATH=/opt/maskrestore"]
+    assert 'export PYTHONPATH="$PWD' in DEFINITION
+    paths = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+    done = subprocess.run(
+        [sys.executable, "-S", program, "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_nobody_is_root_and_words_are_programs() -> None:
