@@ -288,11 +288,9 @@ class RunConfig(Section):
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weight of each active term of the restoration loss: ce, perceptual, l1, lovasz."""
-        if self.loss == "none":
-            return {}
-        names = {"ce": "ce", "vgg": "perceptual", "l1": "l1"}
-        parts = [*(names[part] for part in self.loss.split("_")), "lovasz"]
+        """Weight of each active term of the restoration loss: ce, lovasz, perceptual, l1."""
+        names = {"none": (), "ce": ("ce", "lovasz"), "vgg": ("perceptual",), "l1": ("l1",)}
+        parts = [name for part in self.loss.split("_") for name in names[part]]
         weights = {name: float(getattr(self.weights, name)) for name in parts}
         return {name: weight for name, weight in weights.items() if weight > 0}
 

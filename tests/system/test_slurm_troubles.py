@@ -115,11 +115,12 @@ def lose_a_node(cluster: Cluster, grid: TinyGrid) -> None:
 
 def lose_a_slurmd(cluster: Cluster, grid: TinyGrid) -> None:
     """SLURM starts the job elsewhere while its old tasks are still training."""
-    words = [*grid.slow(1.0), *ONE_TASK, "slurm.sbatch=[--exclusive]"]
+    # So slow that SLURM misses the slurmd before they come to their end.
+    words = [*grid.slow(3.0), *ONE_TASK, "slurm.sbatch=[--exclusive]"]
     [node] = cluster.nodes_of(strike(cluster, grid, words))
     cluster.control("kill", node)
     try:
-        cluster.wait(lambda: len(grid.events("began")) == 2)
+        cluster.wait(lambda: len(grid.events("began")) >= 2 or not cluster.jobs(grid))
         cluster.wait(lambda: not cluster.jobs(grid))
     finally:
         cluster.control("start", node)

@@ -58,7 +58,7 @@ def run_on_it(script: str, words: list[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "precision", "frozen", "tolerance"),
-    [("ce_vgg_l1", "fp32", "fp32", 1e-4), ("ce_l1", "bf16", "fp16", 5e-2)],
+    [("ce_vgg_l1", "fp32", "fp32", 5e-4), ("ce_l1", "bf16", "fp16", 5e-2)],
 )
 def test_a_run_computes_on_it_what_it_computes_on_a_cpu(
     words: Words, loss: str, precision: str, frozen: str, tolerance: float
