@@ -5,6 +5,8 @@ figures of evaluated masks, what of it is their boundaries, the sums that are ke
 loader of shards, at the sizes of config=camvid, for four label sets.
 """
 
+import atexit
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,6 +88,7 @@ def loading(name: str) -> Callable[[], object]:
     """So many batches that what was read ahead does not count, from shards, by one thread."""
     set_up_torch()
     folder = Path(tempfile.mkdtemp(prefix="classes"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_shards(folder, name)
     words = [*SETTINGS, f"data.labels={name}", f"data.shards={folder / 'shards'}"]
     config = load_config([*words, "data.threads=1", f"training.batch_size={BATCH}"])

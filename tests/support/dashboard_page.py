@@ -24,6 +24,7 @@ import pytest
 from forked import ROOT
 from processes import PATIENCE
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -171,7 +172,8 @@ def wait_in_page(
     driver: Driver, what: str, condition: Callable[[], Any], seconds: float = PATIENCE
 ) -> Any:
     """The first true value of `condition`, which may be asked while the page changes."""
-    wait = WebDriverWait(driver, seconds, 0.1)
+    replaced = (StaleElementReferenceException,)  # between the finding and the asking
+    wait = WebDriverWait(driver, seconds, 0.1, ignored_exceptions=replaced)
     return wait.until(lambda _: condition(), f"{what}\n{texts(driver, 'body')}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -170,9 +171,9 @@ def test_a_link_leads_to_a_run_whatever_its_name(board: Dashboard, page: Driver)
     assert ODD in texts(page, ".run-name")[0]
     wait_in_page(page, "its graph", lambda: drawn(page, "Loss terms", "path.line"))
     wait_in_page(page, "many lines", lambda: drawn(page, "Gradient norm", "path.line"))
-    norms = graph(page, "Gradient norm")
-    assert "3 more lines are left out" in norms.text
-    names = [name.text for name in norms.find_elements(By.CSS_SELECTOR, ".legend .name")]
+    told = wait_in_page(page, "its legend", lambda: graph(page, "Gradient norm").text)
+    assert "3 more lines are left out" in told
+    names = [line for line in told.splitlines() if re.fullmatch(r"n\d+", line)]
     assert names == [f"n{number}" for number in range(3, 15)]
     wait_in_page(page, "its NaN", lambda: drawn(page, "Total loss", "path.nan"))
 
@@ -181,8 +182,8 @@ def test_a_link_leads_to_a_run_whatever_its_name(board: Dashboard, page: Driver)
 def test_the_grids_graphs_have_a_line_for_each_run(page: Driver) -> None:
     page.execute_script("document.getElementById('grid-panels').scrollIntoView()")
     wait_in_page(page, "lines", lambda: drawn(page, "Progress of each run", "path.line"))
-    names = page.find_elements(By.CSS_SELECTOR, "#grid-panels .legend .name")
-    assert {ODD, "well"} <= {name.text for name in names}
+    legend = "#grid-panels .legend .name"
+    wait_in_page(page, "names", lambda: {ODD, "well"} <= set(texts(page, legend)))
 
 
 def test_many_runs_without_prometheus(tmp_path: Path) -> None:
