@@ -5,8 +5,6 @@ figures of evaluated masks, what of it is their boundaries, the sums that are ke
 loader of shards, at the sizes of config=camvid, for four label sets.
 """
 
-import atexit
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -84,12 +82,10 @@ def bounding(name: str) -> Callable[[], object]:
     )
 
 
-def loading(name: str) -> Callable[[], object]:
-    """So many batches that what was read ahead does not count, from shards, by one thread."""
+def loading(name: str, folder: Path) -> Callable[[], object]:
+    """So many batches that what was read ahead does not count, from folder/shards, by one
+    thread."""
     set_up_torch()
-    folder = Path(tempfile.mkdtemp(prefix="classes"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    write_shards(folder, name)
     words = [*SETTINGS, f"data.labels={name}", f"data.shards={folder / 'shards'}"]
     config = load_config([*words, "data.threads=1", f"training.batch_size={BATCH}"])
     batches = training_batches(config, 0, 0, 1)
@@ -132,21 +128,28 @@ def main(words: Sequence[str]) -> None:
         "| --- |" + " --: |" * 13,
     ]
     for name in tqdm(LABELS, "label sets"):
-        cells = [name, str(load_labels(name).num_classes)]
-        sides = [
-            Side(ours, [*SETTINGS, f"data.labels={name}"]),
-            Side(showing, name),
-            Side(counting, name),
-            Side(bounding, name),
-            Side(resampling, name),
-            Side(loading, name),
-        ]
-        for side in sides:
-            seconds, peak = typical(side, pairs)
-            cells += [f"{1000 * seconds:.0f} ms", f"{peak / 1e6:.0f} MB"]
-        lines.append("| " + " | ".join(cells) + " |")
+        with tempfile.TemporaryDirectory() as folder:
+            lines.append(row(name, Path(folder), pairs))
     print("\n".join(lines))
     print(f"\n{conditions('cpu')} Memory: the most that the process had.")
+
+
+def row(name: str, folder: Path, pairs: int) -> str:
+    """What is measured of a label set, as a line of the table; folder: for its shards."""
+    write_shards(folder, name)
+    cells = [name, str(load_labels(name).num_classes)]
+    sides = [
+        Side(ours, [*SETTINGS, f"data.labels={name}"]),
+        Side(showing, name),
+        Side(counting, name),
+        Side(bounding, name),
+        Side(resampling, name),
+        Side(loading, name, folder),
+    ]
+    for side in sides:
+        seconds, peak = typical(side, pairs)
+        cells += [f"{1000 * seconds:.0f} ms", f"{peak / 1e6:.0f} MB"]
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
