@@ -18,6 +18,7 @@ test-quick: $(BIN)/ready  ## the unit tests: about a minute on two cores
 
 test-oldest: $(OLDEST)/ready  ## the unit tests with the oldest packages that pyproject.toml allows (Python 3.11, 3.12; Linux)
 	$(OLDEST)/bin/python -m pytest --numprocesses=2 -m "not slow" --ignore=tests/test_house.py
+	$(OLDEST)/bin/python -m pytest tests/evaluation/test_image_distances.py -m slow  # FID by the oldest torch-fidelity
 
 check: $(BIN)/ready  ## lint, format, types, contracts, packages that fit together
 	$(BIN)/ruff check .

@@ -111,6 +111,7 @@ class InceptionEmbedding(nn.Module):
                 + " ".join(str(error).split())[:300]
             ) from error
         # The batch norms rest, so they are part of the weights of the convolutions before them.
+        self.inception.eval()  # torch-fidelity 0.3 leaves that to others
         for module in self.inception.modules():
             if isinstance(module, BasicConv2d):
                 module.conv = fuse_conv_bn_eval(module.conv, module.bn)

@@ -136,6 +136,7 @@ def write_images(images: Tensor, folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TypedStorage:UserWarning")  # torch-fidelity 0.3 reads so
 def test_fid_and_kid_are_those_of_torchmetrics_and_torch_fidelity(
     inception_file: Path, tmp_path: Path
 ) -> None:
