@@ -15,6 +15,8 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.mask_generator import MaskGenerator
 from maskrestore.models.spade import SPADEGenerator
 
+# Of NumPy, in the interpreter of Triton 3.4.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 Form = Callable[..., tuple[Tensor, ...]]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Odd, tiny, of several tiles of channels, of several chunks of an image's pixels.
