@@ -5,9 +5,13 @@ from pathlib import Path
 
 import null_gpu
 import pytest
+import torch
 from tiny_runs import Words, losses_of
 
-from maskrestore.config.run import load_config
+from maskrestore.config.run import RunConfig, load_config
+from maskrestore.models.build import make_mask_generator
+from maskrestore.models.mask_generator import MaskGenerator
+from maskrestore.objectives import restoration
 from maskrestore.training.loop import train
 
 START = """
@@ -58,11 +62,21 @@ def run_on_it(script: str, words: list[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "precision", "frozen", "tolerance"),
-    [("ce_vgg_l1", "fp32", "fp32", 5e-4), ("ce_l1", "bf16", "fp16", 5e-2)],
+    [("ce_vgg_l1", "fp32", "fp32", 1e-4), ("ce_l1", "bf16", "fp16", 5e-2)],
 )
 def test_a_run_computes_on_it_what_it_computes_on_a_cpu(
-    words: Words, loss: str, precision: str, frozen: str, tolerance: float
+    words: Words,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: str,
+    precision: str,
+    frozen: str,
+    tolerance: float,
 ) -> None:
+    def laid_out_as_there(config: RunConfig) -> MaskGenerator:
+        return make_mask_generator(config).to(memory_format=torch.channels_last)
+
+    # Some CPUs round a convolution otherwise in another layout.
+    monkeypatch.setattr(restoration, "make_mask_generator", laid_out_as_there)
     precisions = (f"distributed.precision={precision}", f"distributed.frozen_precision={frozen}")
     here = load_config(words("cpu", f"loss={loss}"))
     there = load_config(words("gpu", f"loss={loss}"))
