@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrestore.models import fast_modulation as fast
 from maskrestore.models import modulation
@@ -151,20 +152,43 @@ def test_a_trial_tells_right_from_wrong(
         modulation.try_out(fast, torch.device("cpu"), dtype)
 
 
+class NearestKink(TorchDispatchMode):
+    """How near a number came to the kink of its activation, as a share of all their root mean
+    square. On its other side, by rounding alone, its gradient is another."""
+
+    distance = 1.0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function.overloadpacket in (torch.ops.aten.relu, torch.ops.aten.leaky_relu_):
+            x = args[0]
+            self.distance = min(self.distance, float(x.abs().min() / x.square().mean().sqrt()))
+        return function(*args, **(kwargs or {}))
+
+
+def smooth_network(kind: str) -> tuple[torch.nn.Module, list[Tensor]]:
+    """A network and its inputs, drawn such that fp32 puts no number on the other side of a kink."""
+    for seed in range(100):
+        torch.manual_seed(seed)
+        network: torch.nn.Module
+        if kind == "frozen":
+            network = FrozenGenerator(SPADEGenerator(6, 2, 5, (32, 32)))
+            inputs = [torch.rand(1, 6, 32, 32)]
+        else:
+            network = MaskGenerator(5, 2, 5, (32, 32), checkpointing=kind == "checkpointed")
+            torch.nn.init.normal_(network.conv_logits.weight)
+            inputs = [torch.rand(1, 5, 32, 32), torch.ones(1, 1, 32, 32)]
+        with NearestKink() as kink:
+            network.double()(*(part.double() for part in inputs))
+        if kink.distance > 5e-6:
+            return network, inputs
+    raise AssertionError("each has a number at a kink")
+
+
 @pytest.mark.parametrize("kind", ["trained", "checkpointed", "frozen"])
 def test_whole_networks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    rest = []
-    network: torch.nn.Module
-    if kind == "frozen":
-        network, segmap = (
-            FrozenGenerator(SPADEGenerator(6, 2, 5, (32, 32))),
-            torch.rand(1, 6, 32, 32),
-        )
-    else:
-        network = MaskGenerator(5, 2, 5, (32, 32), checkpointing=kind == "checkpointed")
-        torch.nn.init.normal_(network.conv_logits.weight)
-        segmap, rest = torch.rand(1, 5, 32, 32), [torch.ones(1, 1, 32, 32)]
+    network, [segmap, *rest] = smooth_network(kind)
     network = network.to(memory_format=torch.channels_last)
 
     def results(form: Any, dtype: torch.dtype) -> list[Tensor]:
