@@ -8,7 +8,6 @@ only. Five minutes or more.
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +28,7 @@ from benchmarks.plain_loader import (
     write_mds,
     write_raw,
 )
-from benchmarks.side_by_side import Comparison, conditions, in_turns, table
+from benchmarks.side_by_side import Comparison, close, conditions, in_turns, rate, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
@@ -56,17 +55,6 @@ class LoaderBenchmark(Section):
     """Batches of raw files per turn, and of samples in all; shards are read ten times as often."""
 
 
-def rate(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> float:
-    """Samples per second from the opening to the last of so many batches."""
-    began = time.perf_counter()
-    batches = open_batches()
-    for _ in islice(batches, num_batches):
-        pass
-    seconds = time.perf_counter() - began
-    close(batches)
-    return num_batches * BATCH / seconds
-
-
 def contents(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> list[tuple[int, ...]]:
     """What tells whether sides read the same samples, whatever their order."""
     samples = []
@@ -79,11 +67,6 @@ def contents(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> lis
         samples += list(zip(*parts, strict=True))
     close(batches)
     return sorted(samples)
-
-
-def close(batches: Iterator[Any]) -> None:
-    """End a generator and its threads."""
-    batches.close()  # type: ignore[attr-defined]
 
 
 def measure(config: LoaderBenchmark, folder: Path) -> str:
@@ -127,8 +110,8 @@ def measure(config: LoaderBenchmark, folder: Path) -> str:
         if contents(theirs, few) != same:
             raise UserError(f"{against} gave other samples than the loader")
         measured = in_turns(
-            lambda: rate(ours, 10 * few),
-            partial(rate, theirs, num_batches),
+            lambda: rate(ours, 10 * few, BATCH),
+            partial(rate, theirs, num_batches, BATCH),
             config.pairs,
             against,
             higher_is_better=True,

@@ -5,9 +5,10 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -56,6 +57,22 @@ def in_turns(
             results.append(call())
     ratios = [a / b if higher_is_better else b / a for a, b in zip(mine, other, strict=True)]
     return tuple(ratios), median(mine), median(other)
+
+
+def rate(open_batches: Callable[[], Iterator[Any]], num_batches: int, batch_size: int) -> float:
+    """Samples per second from the opening to the last of so many batches."""
+    began = time.perf_counter()
+    batches = open_batches()
+    for _ in islice(batches, num_batches):
+        pass
+    seconds = time.perf_counter() - began
+    close(batches)
+    return num_batches * batch_size / seconds
+
+
+def close(batches: Iterator[Any]) -> None:
+    """End a generator and its threads."""
+    batches.close()  # type: ignore[attr-defined]
 
 
 def table(comparisons: Iterable[Comparison]) -> str:

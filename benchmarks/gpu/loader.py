@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -9,6 +10,7 @@ from benchmarks.gpu.rows import step_words
 from benchmarks.gpu.runs import draw_shards
 from benchmarks.gpu.settings import Figure, GpuBenchmark
 from benchmarks.our_step import make_our_step
+from benchmarks.side_by_side import rate
 from maskrestore.config.run import load_config
 from maskrestore.data.loader import training_batches
 
@@ -17,17 +19,11 @@ def loader(config: GpuBenchmark) -> Iterator[Figure]:
     """Samples a second for several numbers of threads, and the share of a step spent on data."""
     shards = config.out / "shards"
     draw_shards(shards, config.size, num_train=96, num_val=4)
-    number = max(2, config.repeats)
+    number = 5 * max(2, config.repeats)  # far more than the loader decodes ahead
     words = [*step_words(config, config.batch_size), f"data.shards={shards}"]
     for threads in (1, 4, 8):
         run = load_config([*words, f"data.threads={threads}"])
-        batches = training_batches(run, 0, 0, 1)
-        next(batches)
-        began = time.perf_counter()
-        for _ in range(number):
-            next(batches)
-        speed = number * config.batch_size / (time.perf_counter() - began)
-        batches.close()
+        speed = rate(partial(training_batches, run, 0, 0, 1), number, config.batch_size)
         yield Figure(f"loader, {threads} threads", speed, "samples/s")
     step = make_our_step([*words, "data.threads=4"])
     batches = training_batches(step.config, 0, 0, 1)

@@ -21,6 +21,7 @@ from benchmarks.gpu.settings import Figure, GpuBenchmark, difference
 from benchmarks.labels import NUM_CLASSES
 from benchmarks.random_weights import calibrated
 from maskrestore.models.weights import load_weights, save_spade_generator
+from maskrestore.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, BATCH = (64, 128), 8
@@ -62,13 +63,14 @@ def runs(config: GpuBenchmark) -> Iterator[Figure]:
 
 
 def draw_shards(folder: Path, size: str, num_train: int, num_val: int) -> None:
-    """Street scenes of so many pixels, if they are not there. CalledProcessError if that fails."""
+    """Street scenes of so many pixels, if they are not there. UserError if that fails."""
     if (folder / "manifest.json").is_file():
         return
     numbers = (f"num_train={num_train}", f"num_val={num_val}")
     words = ("source=streetscenes", f"size={size}", *numbers, f"out={folder}")
-    command = [sys.executable, "shards/write.py", *words]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    # As a module: in a checkout that is not installed, a program in a folder cannot import.
+    if told := _program("-m", "shards.write", *words):
+        raise UserError(f"no shards in {folder}: {told}")
 
 
 def _words(config: GpuBenchmark, name: str) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -42,6 +43,16 @@ def on_cpu(tensor: Tensor) -> Tensor:
 class Emulation(TorchDispatchMode):
     """Within it, operations on CUDA tensors have results."""
 
+    place = torch.device("cpu")
+
+    def lower(self, x: Tensor) -> Tensor:
+        """What stands for it there."""
+        return on_cpu(x)
+
+    def fill(self, y: Tensor, x: Tensor) -> None:
+        """Put a result of there into a tensor of the device."""
+        on_cpu(y).copy_(x)
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
@@ -54,39 +65,58 @@ class Emulation(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if not tensors and (asked is None or asked.type != "cuda"):
             return function(*args, **kwargs)
-        if function.is_view or name in OF_MEMORY or function.namespace != "aten":
+        is_traced = any(issubclass(kind, FakeTensor) for kind in types)
+        if is_traced or function.is_view or name in OF_MEMORY or function.namespace != "aten":
             return function(*args, **kwargs)
         originals: dict[int, Tensor] = {}
 
         def lowered(x: Any) -> Any:
             if isinstance(x, Tensor) and x.is_cuda:
-                copy = on_cpu(x)
-                originals[copy.data_ptr() if x.numel() else id(copy)] = x
+                copy = self.lower(x)
+                originals[_identity(copy)] = x
                 return copy
             if isinstance(x, torch.device) and x.type == "cuda":
-                return torch.device("cpu")
+                return self.place
             return x
 
         device = tensors[0].device if tensors else asked
         plain = tree_map(lowered, kwargs)
+        to_cpu = name == "_to_copy" and asked is not None and asked.type == "cpu"
         if asked is not None:
-            plain["device"] = torch.device("cpu")
+            plain["device"] = self.place
         plain.pop("pin_memory", None)
         if name == "_to_copy":
             plain.pop("non_blocking", None)
         result = function(*tree_map(lowered, args), **plain)
-        if name == "_to_copy" and asked is not None and asked.type == "cpu":
-            return result
+        if to_cpu:
+            return result if result.device.type == "cpu" else torch.zeros_like(result, device="cpu")
 
         def raised(x: Any) -> Any:
             if not isinstance(x, Tensor):
                 return x
-            known = originals.get(x.data_ptr() if x.numel() else id(x))
+            known = originals.get(_identity(x))
             if known is not None and known.shape == x.shape and known.dtype == x.dtype:
                 return known
             y = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
             if x.numel():
-                on_cpu(y).copy_(x)
+                self.fill(y, x)
             return y
 
         return tree_map(raised, result)
+
+
+def _identity(x: Tensor) -> int:
+    """Of its memory, where it has some."""
+    return x.data_ptr() or id(x)
+
+
+class Allocation(Emulation):
+    """Within it, operations on CUDA tensors have results of the right size and nothing in them."""
+
+    place = torch.device("meta")
+
+    def lower(self, x: Tensor) -> Tensor:
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=self.place)
+
+    def fill(self, y: Tensor, x: Tensor) -> None:
+        pass

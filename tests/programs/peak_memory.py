@@ -1,0 +1,94 @@
+"""Peak memory of a training step on a GPU, without one: python tests/programs/peak_memory.py
+
+What the allocator of the CUDA device that is not there (tests/support/null_gpu) holds at most: every
+tensor has its size, none has values. What cuDNN and NCCL take for themselves is not in it.
+"""
+
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+
+class NoKernels:
+    """In the place of models/kernels.py: nothing is launched."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def peak(step: Callable[[], object]) -> float:
+    """Gigabytes."""
+    import torch
+
+    step()  # Adam's moments
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
+def forget() -> None:
+    """What the last step held."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def main(words: Sequence[str]) -> None:
+    """One line for each batch size."""
+    import torch
+    from null_gpu.emulation import Allocation
+
+    from benchmarks import plain_step
+    from benchmarks.gpu.rows import step_words
+    from benchmarks.gpu.settings import GpuBenchmark
+    from benchmarks.our_step import make_our_step
+    from maskrestore.config.settings import parse
+    from maskrestore.models import fast_modulation, modulation
+
+    torch.backends.cudnn.enabled = False
+    fast_modulation.kernels = NoKernels()  # type: ignore[assignment]
+    forms = {"plain form": None, "Triton's kernels": fast_modulation}
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse(GpuBenchmark, [f"out={folder}", *words])
+        config.networks()
+        shape = (config.height_width, config.width, config.hidden)
+        with Allocation():
+            for batch_size in (config.batch_size, 2 * config.batch_size):
+                step = plain_step.make_step("cuda", batch_size, *shape, True)
+                theirs = peak(step)
+                print(f"batch {batch_size}, plain script, bf16 autocast: {theirs:.2f} GB")
+                del step
+                for name, form in forms.items():
+                    modulation.fast_form = lambda x, form=form: form if x.is_cuda else None
+                    for twice in ("false", "true"):
+                        forget()
+                        more = f"distributed.activation_checkpointing={twice}"
+                        our_step = make_our_step(step_words(config, batch_size, more))
+                        mine = peak(our_step.take)
+                        del our_step
+                        remark = ", activations computed twice" if twice == "true" else ""
+                        print(
+                            f"batch {batch_size}, ours, {name}{remark}: {mine:.2f} GB, "
+                            f"{theirs / mine:.2f}x less"
+                        )
+                forget()
+
+
+if __name__ == "__main__":
+    if "NULL_GPU" not in os.environ:
+        import null_gpu
+
+        environment = os.environ | null_gpu.environment() | {"NULL_GPU": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    main(sys.argv[1:])
