@@ -33,6 +33,7 @@ BENCHMARKS = {
     "many_runs": "many_runs",
     "neighbour": "neighbour",
     "prior": "prior",
+    "damage": "damage",
 }
 """Name of the table -> module and its settings. Those that take longer (resume, scaling,
 restore_folder) or are not figures of speed are run by themselves: benchmarks/README.md."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,25 @@ def test_what_lacks_time_is_told(tmp_path: Path) -> None:
     assert "| variants | the rest | not measured: no time was left | |" in done.stdout
     assert "Traceback" not in done.stderr
     assert "the same command again tries it" in done.stderr
+
+
+def test_shards_are_drawn_in_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
+    """As on a machine that the code was brought to: its Python has the packages alone."""
+    venv.create(tmp_path / "venv", symlinks=True)
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    draw = f"draw_shards(Path({str(tmp_path / 'shards')!r}), '32x64', 1, 1)"
+    done = subprocess.run(
+        [
+            tmp_path / "venv" / "bin" / "python",
+            *("-c", f"from benchmarks.gpu.runs import Path, draw_shards; {draw}"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(packages)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "shards" / "manifest.json").is_file()
 
 
 @pytest.mark.slow

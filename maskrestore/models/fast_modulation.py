@@ -95,17 +95,21 @@ class _SplitReLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, count: int, keep_results: bool) -> tuple[Tensor, ...]:
         batch, all_channels, height, width = x.shape
         rows, channels = batch * height * width, all_channels // count
-        whole = x.new_empty(count, batch, height, width, channels)
-        results = tuple(part.permute(0, 3, 1, 2) for part in whole)
+        # Each in memory of its own, which goes with it.
+        results = tuple(_like(x, channels) for _ in range(count))
         bits = None
         if not keep_results:
             shape = (count, rows, _ceil(channels, 8))
             bits = torch.empty(shape, dtype=torch.uint8, device=x.device)
         ctx.save_for_backward(*(results if bits is None else bits))
         grid, blocks = _grid(rows, channels)
-        kernels.split_relu[(*grid, count)](
-            x, whole, bits, rows, channels, packed=bits is not None, **blocks
-        )
+        for number, result in enumerate(results):
+            kernels.split_relu[(*grid, 1)](
+                *(x, result, None if bits is None else bits[number], rows, channels),
+                *(number, count),
+                packed=bits is not None,
+                **blocks,
+            )
         return results
 
     @staticmethod

@@ -64,19 +64,23 @@ class FusedBlock(nn.Module):
         shared = self.shared(segmap)
         if style is not None:
             shared = shared + everywhere(self.of_style, style, segmap.shape[2:])
-        hidden = split_relu(shared, self.num_spades, not self.frozen)
-        modulations = [self.modulation_0(hidden[0])]
+        hidden_0, hidden_1, *hidden_s = split_relu(shared, self.num_spades, not self.frozen)
+        modulations = [self.modulation_0(hidden_0)]
         if self.learned_shortcut:
-            modulations.append(self.modulation_s(hidden[2]))
-        y, *rest = modulated(x, doubled, modulations, not self.frozen)
-        y = self.conv_0(y)
-        [y] = modulated(y, False, [self.modulation_1(hidden[1])], not self.frozen)
+            modulations.append(self.modulation_s(hidden_s[0]))
+        # What the backward pass does without goes at once: these maps are a block's largest.
+        del shared, hidden_0
+        y, *of_shortcut = modulated(x, doubled, modulations, not self.frozen)
+        del modulations
         if self.learned_shortcut:
-            shortcut = self.conv_s(rest[0])
-            if self.frozen:
-                y = torch.cat([y, hidden[2]], 1)
+            shortcut = self.conv_s(of_shortcut.pop())
         else:
             shortcut = double(x) if doubled else x
+        y = self.conv_0(y)
+        [y] = modulated(y, False, [self.modulation_1(hidden_1)], not self.frozen)
+        del hidden_1
+        if self.frozen and self.learned_shortcut:
+            y = torch.cat([y, hidden_s.pop()], 1)
         result: Tensor = self.conv_1(y) + shortcut
         return result
 

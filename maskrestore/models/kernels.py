@@ -240,32 +240,34 @@ def join_moments(
     tl.store(place + batch * channels, 1.0 / deviation[None, :], mask=channel < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part"])
 def split_relu(
     x,
-    results,
+    result,
     bits,
     rows,
     channels,
+    part,
+    num_parts,
     packed: tl.constexpr,
     block_pixels: tl.constexpr,
     block_channels: tl.constexpr,
 ):
-    """results [n,rows,C] = ReLU(x [rows,n*C]); packed: their signs as bits uint8
-    [n,rows,ceil(C/8)]."""
+    """result [rows,C] = ReLU of a part's columns of x [rows,n*C]; packed: its signs as bits uint8
+    [rows,ceil(C/8)]."""
     first = tl.program_id(0) * block_pixels
     pixel, channel, there = _tile(rows, channels, first, block_pixels, block_channels)
-    part, row = tl.program_id(2).to(tl.int64), pixel[:, None].to(tl.int64)
-    place = x + (row * tl.num_programs(2) + part) * channels + channel
+    row = pixel[:, None].to(tl.int64)
+    place = x + (row * num_parts + part) * channels + channel
     value = tl.load(place, mask=there, other=0.0).to(tl.float32)
     value = tl.where(value <= 0, 0.0, value)  # NaN stays NaN
-    tl.store(results + (part * rows + row) * channels + channel, value, mask=there)
+    tl.store(result + row * channels + channel, value, mask=there)
     if packed:
         eights = tl.reshape((value > 0).to(tl.int32), [block_pixels, block_channels // 8, 8])
         byte = tl.sum(eights << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
         num_bytes = tl.cdiv(channels, 8)
         number = tl.program_id(1) * (block_channels // 8) + tl.arange(0, block_channels // 8)
-        place = bits + (part * rows + row) * num_bytes + number[None, :]
+        place = bits + row * num_bytes + number[None, :]
         tl.store(place, byte, mask=(pixel < rows)[:, None] & (number < num_bytes)[None, :])
 
 

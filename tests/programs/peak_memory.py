@@ -1,11 +1,12 @@
 """Peak memory of a training step on a GPU, without one: python tests/programs/peak_memory.py
 
-What the allocator of the CUDA device that is not there (tests/support/null_gpu) holds at most: every
-tensor has its size, none has values. What cuDNN and NCCL take for themselves is not in it.
+What the allocator of the CUDA device that is not there (tests/support/null_gpu) holds at most:
+every tensor has its size, none has values. What cuDNN takes for itself is not in it.
 """
 
 import gc
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -90,5 +91,6 @@ if __name__ == "__main__":
         import null_gpu
 
         environment = os.environ | null_gpu.environment() | {"NULL_GPU": "1"}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+        command = [sys.executable, *sys.argv]
+        sys.exit(subprocess.run(command, env=environment).returncode)
     main(sys.argv[1:])

@@ -1,11 +1,15 @@
 """Whole runs on a GPU that is not there, computed on the CPU: what CUDA makes of them."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import null_gpu
 import pytest
 import torch
+from forked import ROOT
 from tiny_runs import Words, losses_of
 
 from maskrestore.config.run import RunConfig, load_config
@@ -100,3 +104,16 @@ def test_the_host_waits_for_nothing_between_two_reports(words: Words, task: str)
     assert len({counts["synchronizations"] for counts in counted}) == 1
     assert counted[-1]["launches"] > counted[0]["launches"]
     assert len({counts["unpinned"] for counts in counted}) == 1
+
+
+@pytest.mark.slow
+def test_a_step_takes_half_of_the_memory_of_a_plain_script() -> None:
+    """In small; at the paper's size: docs/performance.md."""
+    null_gpu.build()  # skips where there is none
+    words = ("size=64x128", "width=16", "hidden=32", "batch_size=8")
+    command = [sys.executable, "tests/programs/peak_memory.py", *words]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    less = dict(re.findall(r"^batch 16, ours, (.*): .*, ([0-9.]+)x less$", told, re.MULTILINE))
+    assert float(less["Triton's kernels"]) > 1.85
+    assert float(less["plain form"]) > 1.78
+    assert float(less["Triton's kernels, activations computed twice"]) > 2.7
