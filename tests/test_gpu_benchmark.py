@@ -9,6 +9,7 @@ import time
 import venv
 from pathlib import Path
 
+import null_gpu
 import psutil
 import pytest
 from forked import ROOT
@@ -38,7 +39,7 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert figures["gradcheck: frozen convolution"] is True
     assert figures["counts of masks equal the CPU's"] is True
     assert figures["frozen fp32, 1 of 32x64: gradient"] > 0.9999
-    assert figures["restore.py: files that differ from the CPU's"] == 0
+    assert figures["restore.py: a_restored.png, numbers unlike the CPU's"] == 0
     assert figures["step, batch 2, ours"] > 0
     assert "step, frozen networks compiled: times as fast" in figures
     # One line for each figure, the table last, and nothing that was not measured.
@@ -56,6 +57,26 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert "loader: at most" in again.stdout
     assert "| loader | step fed from shards |" in again.stdout
     assert "not measured" not in again.stdout
+
+
+@pytest.mark.slow
+def test_on_a_gpu_too(tmp_path: Path) -> None:
+    """One part, on the one that is not there: its clock stands, its memory is real."""
+    words = [word for word in SMALL if word != "device=cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *words, "part=variants", f"out={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | null_gpu.environment(computes=True),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = json.loads((tmp_path / "figures.json").read_text())["parts"]["variants"]
+    figures = {figure["what"]: figure["value"] for figure in kept["figures"]}
+    assert figures["step, activations computed twice: times as fast"] == 1
+    assert figures["step, activations computed twice: times less memory"] > 1
+    assert figures["step, frozen networks compiled: times as fast"] == 1
+    assert "failed: " in figures["frozen pass, bf16, batch 2, as a CUDA graph"]  # which it has not
 
 
 def test_what_a_part_had_found_before_it_failed_is_in_the_table() -> None:

@@ -45,7 +45,7 @@ MEASURE: dict[str, Callable[[GpuBenchmark], Iterator[Figure]]] = {
     "variants": variants,
 }
 LIMITS = {"facts": 40, "precision": 90, "runs": 150, "rows": 150, "loader": 60, "variants": 150}
-"""Seconds of each part at most, on a GPU; a rehearsal on a CPU has ten times as long."""
+"""Seconds of each part at most, times GpuBenchmark.patience."""
 GRACE = 20.0
 """Seconds that what a part has started has to end."""
 LEAST = 15.0
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> None:
             figures.append(asdict(figure))
             _put(config, config.part, figures=figures)
         return
-    began, patience = time.monotonic(), 1 if config.device == "cuda" else 10
+    began, patience = time.monotonic(), config.patience or (1 if config.device == "cuda" else 10)
     for part in PARTS:
         if "seconds" in _kept(config).get(part, {}):
             print(f"{part}: is there already", flush=True)
@@ -124,7 +124,7 @@ def end_all(process: "subprocess.Popen[bytes]") -> None:
 
 def _state(config: GpuBenchmark) -> dict[str, Any]:
     """What the figures are of: those of anything else are not taken for them."""
-    settings = config.model_dump(mode="json", exclude={"part", "seconds", "out"})
+    settings = config.model_dump(mode="json", exclude={"part", "seconds", "patience", "out"})
     return {"commit": provenance.commit(), "settings": settings}
 
 

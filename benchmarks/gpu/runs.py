@@ -1,6 +1,5 @@
 """Small real runs, as users start them: nccl, resume, formats, DeepSpeed; the CPU beside them."""
 
-import filecmp
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.export.passes import move_to_device_pass
@@ -190,9 +190,11 @@ def _same_files(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figur
             return
     mine, other = (folder / f"restored-{device}" for device in (config.device, "cpu"))
     names = sorted(str(p.relative_to(other)) for p in other.rglob("*.png"))
-    _, differing, missing = filecmp.cmpfiles(mine, other, names, shallow=False)
-    yield Figure("restore.py: files that differ from the CPU's", len(differing + missing), goal="0")
     yield Figure("restore.py: files compared", len(names), goal="> 0")
+    for name in names:  # in fp32 a number here and there is rounded otherwise
+        there, here = (np.asarray(Image.open(place / name)) for place in (mine, other))
+        share = float((there != here).mean())
+        yield Figure(f"restore.py: {name}, numbers unlike the CPU's", share, "", "< 0.001")
     shutil.rmtree(folder / "exported", ignore_errors=True)
     told = _program("export.py", f"run={run}", f"output={folder / 'exported'}")
     yield Figure("export.py", told or "done", goal="done")

@@ -43,6 +43,8 @@ class GpuBenchmark(Section):
     """Turns of whatever is timed, after three that warm up."""
     seconds: PositiveFloat = 480.0
     """For everything; a part for which too little is left is not begun."""
+    patience: PositiveFloat | None = None
+    """How many times as long everything may take, each part too; if left out 1, or 10 on a CPU."""
     part: Part | None = None
     """This one alone, in this process; else all, each in a process of its own."""
 

@@ -20,8 +20,8 @@ PROGRAMS = ROOT / "tests" / "programs"
 
 def error_of(memory: dict[str, str], program: str, *words: str) -> str:
     """The last line on stderr of a program on a GPU of such memory, where it ends with 2."""
-    command = [sys.executable, str(PROGRAMS / "emulated.py"), str(ROOT / program), *words]
-    environment = os.environ | null_gpu.environment(**memory)
+    command = [sys.executable, str(ROOT / program), *words]
+    environment = os.environ | null_gpu.environment(computes=True, **memory)
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow
 
 def run_poisoned(words: list[str], poison: str) -> str:
     """Stderr of a run on the null GPU that has to end well."""
-    command = [sys.executable, PROGRAMS / "emulated.py", PROGRAMS / "poisoned.py", *words]
-    environment = os.environ | null_gpu.environment() | {"POISON": poison}
+    command = [sys.executable, PROGRAMS / "poisoned.py", *words]
+    environment = os.environ | null_gpu.environment(computes=True) | {"POISON": poison}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )

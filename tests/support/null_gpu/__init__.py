@@ -15,8 +15,6 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 WANTED = re.compile(
@@ -63,6 +61,8 @@ def build() -> Path:
     import torch
 
     if why := missing():
+        import pytest  # which a machine of a rehearsal need not have
+
         pytest.skip(why)
     folder = Path(tempfile.mkdtemp(prefix="null_gpu"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -94,13 +94,16 @@ def build() -> Path:
     return folder
 
 
-def environment(**settings: str) -> dict[str, str]:
-    """What a process needs to see it. settings: those of device.cpp, as DEVICES="2"."""
+def environment(computes: bool = False, **settings: str) -> dict[str, str]:
+    """What a process needs to see it. computes: and to have results there, with all that it starts
+    (Emulation; without, nothing is computed). settings: those of device.cpp, as DEVICES="2"."""
     folder = build()
+    places = [HERE / "computing"] if computes else []
+    places += [ROOT, HERE.parent, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {
         "LD_LIBRARY_PATH": str(folder),
         "LD_PRELOAD": str(folder / "libnull_gpu.so"),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE.parent)]),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, places))),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         **{f"NULL_GPU_{name}": value for name, value in settings.items()},
     }
