@@ -158,10 +158,12 @@ class Forked:
 def _server() -> socket.socket:
     """This end of the line to the server, which ends when the line does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Of threads it may have one; torch 2.8's compiler starts some where DeepSpeed imports it.
+    alone = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     server = subprocess.Popen(
         [sys.executable, __file__, str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | alone,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
