@@ -124,7 +124,9 @@ def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path: Path) -
         "time.sleep(600)\n"
     )
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", str(worker))
-    part = f"import subprocess; subprocess.run({[sys.executable, *launch]!r})"
+    part = (
+        f"import subprocess, time; subprocess.run({[sys.executable, *launch]!r}); time.sleep(600)"
+    )
     process = subprocess.Popen([sys.executable, "-c", part], start_new_session=True)
     written, deadline = tmp_path / "pid", time.monotonic() + PATIENCE
     while not (written.is_file() and written.read_text()):
