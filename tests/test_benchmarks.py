@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def test_a_killed_run_may_differ_in_what_tells_runs_apart_alone(tmp_path: Path) 
     unbroken, killed = (resume.contents(tmp_path / name) for name in ("unbroken", "killed"))
     assert unbroken == killed
     assert unbroken.keys() == {"metrics.jsonl", "result.json"}
+
+
+def test_the_wheels_that_are_carried_bring_what_they_stand_on() -> None:
+    """benchmarks/README.md says what is there: torch and what comes with it, and these."""
+    makefile = (PAGE.parents[1] / "Makefile").read_text().replace("\\\n", " ")
+    carried = re.search(r"^CARRIED := (.*)$", makefile, re.MULTILINE)
+    assert carried is not None
+    there = {"torch", "torchvision", "numpy", "scipy", "pillow", "tqdm", "networkx", "packaging"}
+    there |= {"typing-extensions", *carried[1].split()}
+    for name in carried[1].split():
+        for line in requires(name) or []:
+            if "extra ==" not in line:
+                package = re.match(r"[\w.-]+", line)
+                assert package is not None
+                assert package[0].lower().replace("_", "-") in there, f"{name} needs {line}"
 
 
 def test_the_plain_references_import_nothing_of_ours() -> None:
