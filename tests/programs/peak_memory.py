@@ -46,7 +46,7 @@ def forget() -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """One line for each batch size."""
+    """A line for each form of the step, at one batch size and at twice that."""
     import torch
     from null_gpu.emulation import Allocation
 
