@@ -46,16 +46,16 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     line = f"| rows | step, batch 2, ours | {figures['step, batch 2, ours']:.4g} ms |  |"
     assert line in done.stdout
     assert "not measured" not in done.stdout
-    kept["facts"]["figures"][0]["value"] = "kept"
-    del kept["loader"]["seconds"]  # it has not come to its end
-    kept["loader"] |= {"failed": "took longer"}
+    kept["loader"]["figures"][0] |= {"value": "kept", "unit": ""}
+    del kept["facts"]["seconds"]  # it has not come to its end
+    kept["facts"] |= {"failed": "took longer"}
     content = json.loads((tmp_path / "figures.json").read_text()) | {"parts": kept}
     (tmp_path / "figures.json").write_text(json.dumps(content))
     again = run(tmp_path)
     assert "rows: is there already" in again.stdout
-    assert "| facts | cores of the host | kept |" in again.stdout
-    assert "loader: at most" in again.stdout
-    assert "| loader | step fed from shards |" in again.stdout
+    assert "| loader | loader, 1 threads | kept |" in again.stdout
+    assert "facts: at most" in again.stdout
+    assert "| facts | cores of the host |" in again.stdout
     assert "not measured" not in again.stdout
 
 

@@ -1,4 +1,7 @@
-"""Peak memory of a training step on a GPU, without one: python tests/programs/peak_memory.py
+"""Peak memory of a training step on a GPU, without one:
+
+python tests/programs/peak_memory.py                  # 8 images of 256x512
+python tests/programs/peak_memory.py batch_size=16    # settings: those of benchmarks.gpu
 
 What the allocator of the CUDA device that is not there (tests/support/null_gpu) holds at most:
 every tensor has its size, none has values. What cuDNN takes for itself is not in it.
@@ -46,7 +49,7 @@ def forget() -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """A line for each form of the step, at one batch size and at twice that."""
+    """A line for each form of the step."""
     import torch
     from null_gpu.emulation import Allocation
 
@@ -65,25 +68,20 @@ def main(words: Sequence[str]) -> None:
         config.networks()
         shape = (config.height_width, config.width, config.hidden)
         with Allocation():
-            for batch_size in (config.batch_size, 2 * config.batch_size):
-                step = plain_step.make_step("cuda", batch_size, *shape, True)
-                theirs = peak(step)
-                print(f"batch {batch_size}, plain script, bf16 autocast: {theirs:.2f} GB")
-                del step
-                for name, form in forms.items():
-                    modulation.fast_form = lambda x, form=form: form if x.is_cuda else None
-                    for twice in ("false", "true"):
-                        forget()
-                        more = f"distributed.activation_checkpointing={twice}"
-                        our_step = make_our_step(step_words(config, batch_size, more))
-                        mine = peak(our_step.take)
-                        del our_step
-                        remark = ", activations computed twice" if twice == "true" else ""
-                        print(
-                            f"batch {batch_size}, ours, {name}{remark}: {mine:.2f} GB, "
-                            f"{theirs / mine:.2f}x less"
-                        )
-                forget()
+            step = plain_step.make_step("cuda", config.batch_size, *shape, True)
+            theirs = peak(step)
+            print(f"plain script, bf16 autocast: {theirs:.2f} GB")
+            del step
+            for name, form in forms.items():
+                modulation.fast_form = lambda x, form=form: form if x.is_cuda else None
+                for twice in ("false", "true"):
+                    forget()
+                    more = f"distributed.activation_checkpointing={twice}"
+                    our_step = make_our_step(step_words(config, config.batch_size, more))
+                    mine = peak(our_step.take)
+                    del our_step
+                    remark = ", activations computed twice" if twice == "true" else ""
+                    print(f"ours, {name}{remark}: {mine:.2f} GB, {theirs / mine:.2f}x less")
 
 
 if __name__ == "__main__":
