@@ -8,7 +8,7 @@ only. Five minutes or more.
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -28,7 +28,7 @@ from benchmarks.plain_loader import (
     write_mds,
     write_raw,
 )
-from benchmarks.side_by_side import Comparison, close, conditions, in_turns, rate, table
+from benchmarks.side_by_side import Comparison, conditions, in_turns, rate, table
 from maskrestore.config.cli import run_program
 from maskrestore.config.run import load_config
 from maskrestore.config.settings import Section, parse
@@ -55,7 +55,7 @@ class LoaderBenchmark(Section):
     """Batches of raw files per turn, and of samples in all; shards are read ten times as often."""
 
 
-def contents(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> list[tuple[int, ...]]:
+def contents(open_batches: Callable[[], Generator[Any]], num_batches: int) -> list[tuple[int, ...]]:
     """What tells whether sides read the same samples, whatever their order."""
     samples = []
     batches = open_batches()
@@ -65,7 +65,7 @@ def contents(open_batches: Callable[[], Iterator[Any]], num_batches: int) -> lis
             batch = (batch.image, batch.fine, batch.coarse, batch.instance)
         parts = [(part.long() * weights).reshape(BATCH, -1).sum(1).tolist() for part in batch]
         samples += list(zip(*parts, strict=True))
-    close(batches)
+    batches.close()
     return sorted(samples)
 
 
@@ -80,10 +80,10 @@ def measure(config: LoaderBenchmark, folder: Path) -> str:
          "data.flip=false", "data.threads=1"]
     )  # fmt: skip
 
-    def ours() -> Iterator[Batch]:
+    def ours() -> Generator[Batch]:
         return training_batches(run, 0, 0, 1)
 
-    peers: list[tuple[str, float | None, Callable[[], Iterator[Any]], int, str]] = [
+    peers: list[tuple[str, float | None, Callable[[], Generator[Any]], int, str]] = [
         ("torchvision's Cityscapes on the raw files", 30, partial(raw_cityscapes, raw), few, ""),
         ("webdataset on our tars", 1, partial(plain_webdataset, shards), 10 * few, ""),
     ]

@@ -4,7 +4,7 @@ The raw files are drawn: scenes of shards/streetscenes.py at Cityscapes' size, i
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -83,19 +83,19 @@ def to_tensors(image: Any, fine: Any, coarse: Any, instance: Any) -> Tensors:
     return picture, a, b, c
 
 
-def batches_of(dataset: Any, shuffle: bool | None = None) -> Iterator[Tensors]:
+def batches_of(dataset: Any, shuffle: bool | None = None) -> Generator[Tensors]:
     """Batches without end, decoded in this process."""
     loader: DataLoader[Tensors] = DataLoader(dataset, BATCH, shuffle=shuffle)
     while True:
         yield from loader
 
 
-def raw_cityscapes(root: Path) -> Iterator[Tensors]:
+def raw_cityscapes(root: Path) -> Generator[Tensors]:
     """The raw files, shuffled."""
     return batches_of(RawCityscapes(root), shuffle=True)
 
 
-def plain_webdataset(folder: Path) -> Iterator[Tensors]:
+def plain_webdataset(folder: Path) -> Generator[Tensors]:
     """Our tars as its documentation reads tars: shards and samples shuffled, PIL as the decoder."""
     import webdataset  # the other readers need it not
 
@@ -122,7 +122,7 @@ def write_mds(folder: Path, out: Path, encodings: Sequence[str]) -> None:
     split.close()
 
 
-def mosaicml_streaming(folder: Path) -> Callable[[], Iterator[Tensors]]:
+def mosaicml_streaming(folder: Path) -> Callable[[], Generator[Tensors]]:
     """Opens what `write_mds` wrote, once; each call of the result begins to read it, shuffled."""
     streaming = import_module("streaming")
 

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -59,20 +59,15 @@ def in_turns(
     return tuple(ratios), median(mine), median(other)
 
 
-def rate(open_batches: Callable[[], Iterator[Any]], num_batches: int, batch_size: int) -> float:
+def rate(open_batches: Callable[[], Generator[Any]], num_batches: int, batch_size: int) -> float:
     """Samples per second from the opening to the last of so many batches."""
     began = time.perf_counter()
     batches = open_batches()
     for _ in islice(batches, num_batches):
         pass
     seconds = time.perf_counter() - began
-    close(batches)
+    batches.close()  # and its threads
     return num_batches * batch_size / seconds
-
-
-def close(batches: Iterator[Any]) -> None:
-    """End a generator and its threads."""
-    batches.close()  # type: ignore[attr-defined]
 
 
 def table(comparisons: Iterable[Comparison]) -> str:

@@ -39,7 +39,9 @@ def test_it_is_rehearsed_on_a_cpu_and_goes_on_where_it_was(tmp_path: Path) -> No
     assert figures["gradcheck: frozen convolution"] is True
     assert figures["counts of masks equal the CPU's"] is True
     assert figures["frozen fp32, 1 of 32x64: gradient"] > 0.9999
-    assert figures["restore.py: a_restored.png, numbers unlike the CPU's"] == 0
+    unlike = [value for what, value in figures.items() if what.endswith("numbers unlike the CPU's")]
+    assert figures["restore.py: files compared"] == len(unlike) > 0
+    assert not any(unlike)
     assert figures["step, batch 2, ours"] > 0
     assert "step, frozen networks compiled: times as fast" in figures
     # One line for each figure, the table last, and nothing that was not measured.

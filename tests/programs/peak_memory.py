@@ -1,23 +1,28 @@
 """Peak memory of a training step on a GPU, without one:
 
-python tests/programs/peak_memory.py                  # 8 images of 256x512
-python tests/programs/peak_memory.py batch_size=16    # settings: those of benchmarks.gpu
+export PYTHONPATH=tests/support
+python -m null_gpu tests/programs/peak_memory.py                  # 8 images of 256x512
+python -m null_gpu tests/programs/peak_memory.py batch_size=16    # settings: benchmarks.gpu's
 
 What the allocator of the CUDA device that is not there (tests/support/null_gpu) holds at most:
 every tensor has its size, none has values. What cuDNN takes for itself is not in it.
 """
 
 import gc
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+import torch
+from null_gpu.emulation import Allocation
+
+from benchmarks import plain_step
+from benchmarks.gpu.rows import step_words
+from benchmarks.gpu.settings import GpuBenchmark
+from benchmarks.our_step import make_our_step
+from maskrestore.config.settings import parse
+from maskrestore.models import fast_modulation, modulation
 
 
 class NoKernels:
@@ -32,35 +37,14 @@ class NoKernels:
 
 def peak(step: Callable[[], object]) -> float:
     """Gigabytes."""
-    import torch
-
     step()  # Adam's moments
     torch.cuda.reset_peak_memory_stats()
     step()
     return torch.cuda.max_memory_allocated() / 1e9
 
 
-def forget() -> None:
-    """What the last step held."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def main(words: Sequence[str]) -> None:
     """A line for each form of the step."""
-    import torch
-    from null_gpu.emulation import Allocation
-
-    from benchmarks import plain_step
-    from benchmarks.gpu.rows import step_words
-    from benchmarks.gpu.settings import GpuBenchmark
-    from benchmarks.our_step import make_our_step
-    from maskrestore.config.settings import parse
-    from maskrestore.models import fast_modulation, modulation
-
-    torch.backends.cudnn.enabled = False
     fast_modulation.kernels = NoKernels()  # type: ignore[assignment]
     forms = {"plain form": None, "Triton's kernels": fast_modulation}
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +59,8 @@ def main(words: Sequence[str]) -> None:
             for name, form in forms.items():
                 modulation.fast_form = lambda x, form=form: form if x.is_cuda else None
                 for twice in ("false", "true"):
-                    forget()
+                    gc.collect()  # the last one
+                    torch.cuda.empty_cache()
                     more = f"distributed.activation_checkpointing={twice}"
                     our_step = make_our_step(step_words(config, config.batch_size, more))
                     mine = peak(our_step.take)
@@ -85,10 +70,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if "NULL_GPU" not in os.environ:
-        import null_gpu
-
-        environment = os.environ | null_gpu.environment() | {"NULL_GPU": "1"}
-        command = [sys.executable, *sys.argv]
-        sys.exit(subprocess.run(command, env=environment).returncode)
     main(sys.argv[1:])
