@@ -29,3 +29,15 @@ def pytest_runtest_call() -> Iterator[None]:
 # A shell starts its background jobs with Ctrl-C ignored, and programs inherit that. The tests that
 # press Ctrl-C need it to mean something, however pytest itself was started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay() -> Iterator[None]:
+    """A test that leaves a signal ignored leaves it so in every process that later tests start."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    after = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before

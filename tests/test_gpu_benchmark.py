@@ -117,8 +117,12 @@ def test_shards_are_drawn_in_a_checkout_that_is_not_installed(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listens", [True, False], ids=["listens", "ignores"])
+def test_what_takes_too_long_ends_with_all_that_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
     """torchrun's workers have sessions of their own, out of reach of a kill of the group."""
+    monkeypatch.setattr("benchmarks.gpu.__main__.GRACE", 5.0)
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import os, pathlib, time\n"
@@ -127,7 +131,10 @@ def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path: Path) -
     )
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", str(worker))
     part = (
-        f"import subprocess, time; subprocess.run({[sys.executable, *launch]!r}); time.sleep(600)"
+        "import signal, subprocess, time\n"
+        f"agent = subprocess.Popen({[sys.executable, *launch]!r})\n"
+        f"signal.signal(signal.SIGTERM, signal.{'SIG_DFL' if listens else 'SIG_IGN'})\n"
+        "time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", part], start_new_session=True)
     written, deadline = tmp_path / "pid", time.monotonic() + PATIENCE
@@ -137,7 +144,7 @@ def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path: Path) -
     started = psutil.Process(int(written.read_text()))
     end_all(process)
     started.wait(PATIENCE)
-    assert process.returncode == -signal.SIGTERM
+    assert process.returncode == -(signal.SIGTERM if listens else signal.SIGKILL)
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -111,15 +111,16 @@ def end_all(process: "subprocess.Popen[bytes]") -> None:
     """It and the runs that it has started: torchrun's are in sessions of their own, and it ends
     them where it is asked to end, but not where it is killed."""
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
     patience = time.monotonic() + GRACE
     try:
         while time.monotonic() < patience:
+            process.poll()  # ended, and not waited for, it would still be there
             os.killpg(process.pid, 0)
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # all have ended
-        return
+        pass
+    process.wait()
 
 
 def _state(config: GpuBenchmark) -> dict[str, Any]:

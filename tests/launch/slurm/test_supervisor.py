@@ -1,6 +1,8 @@
 """What the batch shell does around the tasks, against recorded answers of SLURM's commands."""
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,10 @@ class Shell:
 
 
 @pytest.fixture
-def shell(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    return Shell(slurm, tmp_path / "run", monkeypatch)
+def shell(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    before = signal.getsignal(signal.SIGTERM)  # a requeue ignores it for the rest of the process
+    yield Shell(slurm, tmp_path / "run", monkeypatch)
+    signal.signal(signal.SIGTERM, before)
 
 
 def save(shell: Shell, num_images: int) -> None:
