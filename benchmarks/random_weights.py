@@ -1,5 +1,7 @@
 """Random weights that compute as trained ones do."""
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -16,9 +18,15 @@ def calibrated(
 ) -> SPADEGenerator:
     """A SPADE generator with spectral norms near 1 and running statistics that fit. Fresh from its
     constructor activations grow to 1e27, and in fp16 nothing is a number."""
+    whole = SPADEGenerator(num_classes + 2, width, hidden, size)
+    whole.load_state_dict(_small(num_classes, width, hidden, seed).state_dict())
+    return whole
+
+
+@cache
+def _small(num_classes: int, width: int, hidden: int, seed: int) -> SPADEGenerator:
     torch.manual_seed(seed)
-    channels = num_classes + 2
-    small = SPADEGenerator(channels, width, hidden, SMALL)
+    small = SPADEGenerator(num_classes + 2, width, hidden, SMALL)
     for module in small.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.5
@@ -27,6 +35,4 @@ def calibrated(
     with torch.no_grad():
         for label_map in blocks:
             small.train()(generator_input(one_hot(label_map, num_classes), "argmax"))
-    whole = SPADEGenerator(channels, width, hidden, size)
-    whole.load_state_dict(small.state_dict())
-    return whole
+    return small

@@ -40,7 +40,7 @@ class GpuBenchmark(Section):
     steps: PositiveInt = 200
     """Of the small runs."""
     repeats: PositiveInt = 10
-    """Turns of whatever is timed, after three that warm up."""
+    """Turns of whatever is timed, after as many that warm up, three at most."""
     seconds: PositiveFloat = 480.0
     """For everything; a part for which too little is left is not begun."""
     patience: PositiveFloat | None = None
@@ -76,8 +76,8 @@ class Figure:
 
 def timed(call: Callable[[], object], device: str, repeats: int) -> tuple[float, float]:
     """(median milliseconds of one call, gigabytes that the device's allocator held at most; 0 on a
-    CPU). Each call is waited for; three warm up."""
-    for _ in range(3):
+    CPU). Each call is waited for; as many before them, three at most, warm up."""
+    for _ in range(min(3, repeats)):
         call()
     found: list[float] = []
     if device != "cuda":

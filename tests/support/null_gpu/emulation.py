@@ -1,13 +1,13 @@
 """Results on the null GPU: its tensors are computed on the CPU, in their own memory."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 OF_MEMORY = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "set_"),
@@ -57,9 +57,13 @@ class Emulation(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        tensors = [
-            x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor) and x.is_cuda
-        ]
+        tensors: list[Tensor] = []
+
+        def noted(x: Any) -> None:
+            if isinstance(x, Tensor) and x.is_cuda:
+                tensors.append(x)
+
+        _each(noted, [*args, *kwargs.values()])
         asked = kwargs.get("device")
         asked = None if asked is None else torch.device(asked)
         name = function.overloadpacket.__name__
@@ -80,14 +84,14 @@ class Emulation(TorchDispatchMode):
             return x
 
         device = tensors[0].device if tensors else asked
-        plain = tree_map(lowered, kwargs)
+        plain = {key: _each(lowered, x) for key, x in kwargs.items()}
         to_cpu = name == "_to_copy" and asked is not None and asked.type == "cpu"
         if asked is not None:
             plain["device"] = self.place
         plain.pop("pin_memory", None)
         if name == "_to_copy":
             plain.pop("non_blocking", None)
-        result = function(*tree_map(lowered, args), **plain)
+        result = function(*_each(lowered, args), **plain)
         if to_cpu:
             return result if result.device.type == "cpu" else torch.zeros_like(result, device="cpu")
 
@@ -102,7 +106,15 @@ class Emulation(TorchDispatchMode):
                 self.fill(y, x)
             return y
 
-        return tree_map(raised, result)
+        return _each(raised, result)
+
+
+def _each(change: Callable[[Any], Any], x: Any) -> Any:
+    """What an operation takes or gives, changed: ATen knows numbers, tensors and lists of them.
+    (PyTorch's tree_map does it for any structure, in a third of all time.)"""
+    if isinstance(x, list | tuple):
+        return (tuple if isinstance(x, tuple) else list)(_each(change, part) for part in x)
+    return change(x)
 
 
 def _identity(x: Tensor) -> int:
