@@ -7,15 +7,20 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import null_gpu
 import psutil
 import pytest
+import torch
 from forked import ROOT
 from processes import PATIENCE
+from torch import Tensor
 
 from benchmarks.gpu.__main__ import end_all, table
+from benchmarks.gpu.precision import is_derivative
 
 SMALL = (
     *("device=cpu", "size=32x64", "large_size=32x64", "width=2", "hidden=4", "batch_size=1"),
@@ -79,6 +84,27 @@ def test_on_a_gpu_too(tmp_path: Path) -> None:
     assert figures["step, activations computed twice: times less memory"] > 1
     assert figures["step, frozen networks compiled: times as fast"] == 1
     assert "failed: " in figures["frozen pass, bf16, batch 2, as a CUDA graph"]  # which it has not
+
+
+class Scaled(torch.autograd.Function):
+    """x, with a gradient that is wrong by what is called for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, error: Callable[[], float]) -> Tensor:
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * (1 + ctx.error()), None
+
+
+def test_a_wrong_derivative_is_a_figure_and_rounding_is_none() -> None:
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    rounding = iter(1e-14 * number for number in range(99))
+    assert is_derivative(lambda x: Scaled.apply(x, lambda: next(rounding)), (x,)) is True
+    told = is_derivative(lambda x: Scaled.apply(x, lambda: 0.01), (x,))
+    assert str(told).startswith("Jacobian mismatch")
 
 
 def test_what_a_part_had_found_before_it_failed_is_in_the_table() -> None:
