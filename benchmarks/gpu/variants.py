@@ -25,7 +25,7 @@ def variants(config: GpuBenchmark) -> Iterator[Figure]:
     for name, make in STEPS.items():
         try:
             ms, held = _measured(config, make)
-        except RuntimeError as error:  # torch.compile's and the allocator's are such
+        except Exception as error:  # a compiler raises what it likes; the others go on
             yield Figure(f"step, {name}", _failed(error))
             continue
         yield Figure(f"step, {name}", ms, "ms")
@@ -37,8 +37,8 @@ def variants(config: GpuBenchmark) -> Iterator[Figure]:
     yield from _frozen(config)
 
 
-def _failed(error: RuntimeError) -> str:
-    return f"failed: {str(error).splitlines()[0][:100]}"
+def _failed(error: Exception) -> str:
+    return f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:100]}"
 
 
 def _measured(config: GpuBenchmark, make: Callable[[GpuBenchmark], OurStep]) -> tuple[float, float]:
@@ -155,7 +155,7 @@ def _frozen(config: GpuBenchmark) -> Iterator[Figure]:
         what = f"frozen pass, bf16, batch {batch_size}, as a CUDA graph"
         try:
             graphed: Any = torch.cuda.make_graphed_callables(network, (segmap,))
-        except RuntimeError as error:
+        except Exception as error:
             yield Figure(what, _failed(error))
             continue
 

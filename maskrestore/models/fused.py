@@ -73,14 +73,16 @@ class FusedBlock(nn.Module):
         y, *of_shortcut = modulated(x, doubled, modulations, not self.frozen)
         del modulations
         if self.learned_shortcut:
-            shortcut = self.conv_s(of_shortcut.pop())
+            shortcut = self.conv_s(of_shortcut[0])
         else:
             shortcut = double(x) if doubled else x
+        del of_shortcut
         y = self.conv_0(y)
         [y] = modulated(y, False, [self.modulation_1(hidden_1)], not self.frozen)
         del hidden_1
         if self.frozen and self.learned_shortcut:
-            y = torch.cat([y, hidden_s.pop()], 1)
+            y = torch.cat([y, hidden_s[0]], 1)
+        del hidden_s
         result: Tensor = self.conv_1(y) + shortcut
         return result
 
