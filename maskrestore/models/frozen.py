@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrestore.models.fused import FusedTrunk
@@ -62,12 +63,20 @@ class _FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         [weight], (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.places
-        # Of the input its size is wanted, and nothing of its values.
-        nothing = gradients[0].new_empty(1).expand(ctx.size)
-        of_x, _, _ = torch.ops.aten.convolution_backward(
-            *(gradients[0], nothing, weight, None, stride, padding, dilation, False, [0, 0]),
-            *(groups, [True, False, False]),
-        )
+        if gradients[0].is_cuda:
+            # cuDNN's backward pass would lay the gradient out as the input, which is not there any
+            # more: twice it is copied. The transposed convolution is the same, and asks for none.
+            lengths = zip(ctx.size[2:], gradients[0].shape[2:], weight.shape[2:], strict=True)
+            places = zip(lengths, stride, padding, dilation, strict=True)
+            left = [n - (m - 1) * s + 2 * p - d * (k - 1) - 1 for (n, m, k), s, p, d in places]
+            settings = (stride, padding, left, groups, dilation)
+            of_x = F.conv_transpose2d(gradients[0], weight, None, *settings)
+        else:  # bit for bit PyTorch's own; of the input only its size is wanted
+            nothing = gradients[0].new_empty(1).expand(ctx.size)
+            of_x, _, _ = torch.ops.aten.convolution_backward(
+                *(gradients[0], nothing, weight, None, stride, padding, dilation, False, [0, 0]),
+                *(groups, [True, False, False]),
+            )
         return of_x, *[None] * 6
 
 

@@ -34,8 +34,7 @@ class Watched(Emulation):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         for x in args[:2] if function in CONVOLUTIONS else ():
             is_picture = x.shape[1] in (3, 34, 36)  # real ones, and segmaps
-            has_values = x.stride()[0] > 0
-            if has_values and not (is_picture or x.is_contiguous(memory_format=LAYOUT)):
+            if not (is_picture or x.is_contiguous(memory_format=LAYOUT)):
                 others.add((function.name(), tuple(x.shape)))
         return super().__torch_dispatch__(function, types, args, kwargs)
 
@@ -93,6 +92,40 @@ def test_a_run_computes_on_it_what_it_computes_on_a_cpu(
     for (_, mine), (_, other) in zip(losses_of(there.run), losses_of(here.run), strict=True):
         assert mine == pytest.approx(other, rel=tolerance)
     assert told.strip().splitlines()[-1] == "[]"  # nothing is transposed around a convolution
+
+
+FROZEN = """
+from maskrestore.models.frozen import FrozenConv2d
+torch.manual_seed(0)
+for options in (1, 1, 1, 1), (2, 0, 1, 2), (2, 3, 2, 1), ((2, 3), (0, 1), 1, 4):
+    layer = FrozenConv2d(4, 16, 3, *options, dtype=torch.double).requires_grad_(False)
+    x = torch.randn(2, 4, 15, 16, dtype=torch.double)
+    with Emulation():
+        found = []
+        for device in "cpu", "cuda":
+            shown = x.to(device).requires_grad_()
+            y = layer.to(device)(shown)
+            gradient = torch.linspace(-1, 1, y.numel(), dtype=torch.double).view(y.shape)
+            found += torch.autograd.grad(y, shown, gradient.to(device))
+        torch.testing.assert_close(found[1].cpu(), found[0])
+    layer = layer.to(torch.bfloat16, memory_format=torch.channels_last)
+    shown = torch.ones_like(x, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    torch.backends.cudnn.enabled = False
+    y = layer(shown)
+    gradient = torch.ones_like(y, memory_format=torch.channels_last)
+    torch.backends.cudnn.enabled = True
+    reset_counts()
+    try:
+        y.backward(gradient)
+    except RuntimeError:  # of cuDNN's graph, which cannot be made up
+        print(counts()["launches"])
+    torch.backends.cudnn.enabled = False
+"""
+
+
+@pytest.mark.slow
+def test_a_frozen_convolution_gives_its_gradient_and_cudnn_copies_nothing_for_it() -> None:
+    assert null_gpu.run_there(FROZEN).splitlines() == ["0"] * 4
 
 
 @pytest.mark.slow
