@@ -25,6 +25,20 @@ def needs_gpu(config: RunConfig, remedy: str = ": write bf16 or fp32 on a CPU") 
     ]
 
 
+def without_order(config: RunConfig) -> list[str]:
+    """What asks a GPU for the same bits each time, where PyTorch has no such form."""
+    size = config.data.height_width
+    drawn = config.generator.size_for(size)
+    is_whole = all(a % b == 0 for a, b in zip(drawn, size, strict=True))
+    has_gradient = bool({"perceptual", "l1"} & config.terms.keys())
+    if is_whole or not has_gradient or not config.distributed.deterministic:
+        return []
+    return [
+        f"generator.size={config.generator.size}: with distributed.deterministic=true write the "
+        f"same multiple of each side of data.size={config.data.size}"
+    ]
+
+
 def less_memory(config: RunConfig, num_processes: int) -> list[str]:
     """What to set so that training takes less memory, the least costly first."""
     training, distributed = config.training, config.distributed

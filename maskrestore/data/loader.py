@@ -93,13 +93,17 @@ class Batch:
         if device.type == "cpu":
             return self
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        # Batches of the loader are pinned already, and are taken as they are.
         moved: dict[str, Any] = {
-            name: value.pin_memory().to(device, non_blocking=True)
-            for name, value in values.items()
-            if isinstance(value, Tensor)
+            name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for its copy to a GPU."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)  # as it is where it is pinned
 
 
 def training_batches(

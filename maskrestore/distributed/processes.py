@@ -18,7 +18,7 @@ from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from maskrestore.config.hardware import needs_gpu, uneven_share
+from maskrestore.config.hardware import needs_gpu, uneven_share, without_order
 from maskrestore.config.run import RunConfig
 from maskrestore.distributed.devices import (
     device_identity,
@@ -81,6 +81,9 @@ def make_accelerator(config: RunConfig, for_training: bool) -> Accelerator:
     # "no": precision is the settings', whatever `accelerate launch --mixed_precision` says.
     # cpu=True would make Accelerate forget DeepSpeed, which finds the CPU by itself.
     device = torch.device("cpu") if use_cpu else torch.device("cuda", own_gpu())
+    if not use_cpu and "LOCAL_RANK" in os.environ:
+        # Where each process was shown a GPU of its own, DDP and DeepSpeed want that one's number.
+        os.environ["LOCAL_RANK"] = str(device.index)
     with told_if_full(device, "its start", ()):
         accelerator = Accelerator(
             cpu=use_cpu and plugin is None,
@@ -121,6 +124,7 @@ def _mistakes(config: RunConfig, for_training: bool, size: int, use_cpu: bool) -
     else:
         left_out = left_out_gpu()
         mistakes += [left_out] if left_out else slow_formats(config)
+        mistakes += without_order(config) if for_training else []
     if settings.num_processes not in (0, size):
         mistakes.append(
             f"distributed.num_processes={settings.num_processes}, but {size} came up: start them "

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.loader import Batch
+from maskrestore.data.loader import Batch, sent
 from maskrestore.data.manifest import read_manifest
 from maskrestore.data.sampler import seed_of
 from maskrestore.data.segmap import one_hot, relaxed_segmap, to_uint8, to_unit_range
@@ -146,7 +146,7 @@ class Restoration(Objective):
         ]
         if not any(drawn):
             return image
-        chosen = torch.tensor(drawn, device=image.device)
+        chosen = sent(torch.tensor(drawn), image.device)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             segmap = one_hot(batch.fine, config.data.labels.num_classes)
             drawn_image = self.image_generator(

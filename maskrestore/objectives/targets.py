@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maskrestore.config.labels import UNANNOTATED
 from maskrestore.config.run import RunConfig
 from maskrestore.data.degrade import degrade, mask_generator_input
-from maskrestore.data.loader import Batch
+from maskrestore.data.loader import Batch, sent
 from maskrestore.data.prior import nearest_annotated, nearest_label
 from maskrestore.data.sampler import has_true_mask
 from maskrestore.models.build import load_mask_generator
@@ -65,7 +65,7 @@ def target_of(config: RunConfig, batch: Batch, teacher: Teacher | None) -> Tenso
             fine = fine.masked_fill(fine == UNANNOTATED, IGNORED)
         if not any(hidden):
             return fine
-        where = torch.tensor(hidden, device=fine.device)[:, None, None]
+        where = sent(torch.tensor(hidden), fine.device)[:, None, None]
         return fine.masked_fill(where, IGNORED)
     if teacher is not None:
         restored: Tensor = teacher(batch)

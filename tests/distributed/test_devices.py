@@ -102,6 +102,22 @@ def test_a_format_that_the_gpu_has_no_instructions_for() -> None:
     )
 
 
+SECOND_OF_A_MACHINE = """
+import os
+from maskrestore.config.run import load_config
+from maskrestore.distributed.processes import make_accelerator
+os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "1"}
+os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+accelerator = make_accelerator(load_config(["distributed.device=cuda"]), for_training=True)
+print(accelerator.device, accelerator.local_process_index)
+"""
+
+
+def test_a_process_that_was_shown_its_own_gpu_alone_takes_that() -> None:
+    """DDP, barriers and DeepSpeed go by the number of the process."""
+    assert null_gpu.run_there(SECOND_OF_A_MACHINE).strip().splitlines()[-1] == "cuda:0 0"
+
+
 @ON_CPU
 def test_a_machine_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -58,6 +58,10 @@ loop.train(config)
 """
 
 
+SOME_OF_A_BATCH = ("data.num_true_masks=2", "synthesized_images=0.5", "condition=mask_image")
+"""Settings by which images of one batch are treated otherwise than its others."""
+
+
 def run_on_it(script: str, words: list[str]) -> str:
     whole = [*words, "distributed.device=cuda"]
     return null_gpu.run_there(START.format(words=json.dumps(whole)) + script)
@@ -129,11 +133,15 @@ def test_a_frozen_convolution_gives_its_gradient_and_cudnn_copies_nothing_for_it
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["densify", "synthesis"])
-def test_the_host_waits_for_nothing_between_two_reports(words: Words, task: str) -> None:
+@pytest.mark.parametrize(
+    "given", [("task=densify", *SOME_OF_A_BATCH), ("task=synthesis",)], ids=["densify", "synthesis"]
+)
+def test_the_host_waits_for_nothing_between_two_reports(
+    words: Words, given: tuple[str, ...]
+) -> None:
     more = ("training.num_images=96", "generator.num_images=96", "training.log_images=96")
     more += ("loss=ce_vgg_l1", "training.checkpoint_images=96")
-    counted = json.loads(run_on_it(COUNTED, words("run", f"task={task}", *more)).splitlines()[-1])
+    counted = json.loads(run_on_it(COUNTED, words("run", *given, *more)).splitlines()[-1])
     assert len(counted) == 7
     assert len({counts["synchronizations"] for counts in counted}) == 1
     assert counted[-1]["launches"] > counted[0]["launches"]

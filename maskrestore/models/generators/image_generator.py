@@ -112,7 +112,7 @@ class ImageGenerator(Frozen):
             shown = torch.cat([renumbered, shown[:, segmap.shape[1] + 1 :]], 1)
         style = self._style(keys, real, shown.device)
         image: Tensor = self.network(shown) if style is None else self.network(shown, style)
-        return image if asked_size == self.size else F.interpolate(image, asked_size, mode="area")
+        return averaged(image, asked_size)
 
     def _style(
         self, keys: Sequence[str], real: Tensor | None, device: torch.device
@@ -127,3 +127,13 @@ class ImageGenerator(Frozen):
                 style: Tensor = self.encoder(to_unit_range(real))
             return style
         return None
+
+
+def averaged(image: Tensor, size: Sequence[int]) -> Tensor:
+    """[B,C,H,W] -> [B,C,*size], each pixel the mean of those that it stands for."""
+    if image.shape[2:] == tuple(size):
+        return image
+    sides = list(zip(image.shape[2:], size, strict=True))
+    if all(a % b == 0 for a, b in sides):
+        return F.avg_pool2d(image, [a // b for a, b in sides])  # its gradient has an order on GPUs
+    return F.interpolate(image, tuple(size), mode="area")
