@@ -11,6 +11,10 @@ from maskrestore.models.spade import SPADEGenerator
 STEPS = 12
 """Forward passes in training mode, each a step of the power iteration."""
 SMALL = (64, 128)
+GAINS = {"fc": 1.0, "shared": 6.0, "gamma": 3.0, "beta": 3.0, "conv_img": 0.3}
+"""Standard deviation of the weights of the convolutions without spectral norm, times the root of
+how many a number of their results comes from. With SPADE's own, far smaller, what the blocks see of
+a mask counts for nothing in the image, and a wrong gradient of theirs would be seen in none."""
 
 
 def calibrated(
@@ -27,9 +31,12 @@ def calibrated(
 def _small(num_classes: int, width: int, hidden: int, seed: int) -> SPADEGenerator:
     torch.manual_seed(seed)
     small = SPADEGenerator(num_classes + 2, width, hidden, SMALL)
-    for module in small.modules():
+    for name, module in small.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.5
+        if isinstance(module, nn.Conv2d) and not hasattr(module, "weight_orig"):
+            [gain] = [gain for part, gain in GAINS.items() if part in name]
+            nn.init.normal_(module.weight, std=gain / module.weight[0].numel() ** 0.5)
     blocks = torch.randint(0, num_classes, (STEPS, 2, SMALL[0] // 16, SMALL[1] // 16))
     blocks = blocks.repeat_interleave(16, 2).repeat_interleave(16, 3)
     with torch.no_grad():

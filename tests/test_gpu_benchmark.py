@@ -21,6 +21,10 @@ from torch import Tensor
 
 from benchmarks.gpu.__main__ import end_all, table
 from benchmarks.gpu.precision import is_derivative
+from benchmarks.gpu.runs import run_program
+from benchmarks.labels import NUM_CLASSES
+from benchmarks.plain_spade import PlainGenerator
+from benchmarks.random_weights import calibrated
 
 SMALL = (
     *("device=cpu", "size=32x64", "large_size=32x64", "width=2", "hidden=4", "batch_size=1"),
@@ -105,6 +109,23 @@ def test_a_wrong_derivative_is_a_figure_and_rounding_is_none() -> None:
     assert is_derivative(lambda x: Scaled.apply(x, lambda: next(rounding)), (x,)) is True
     told = is_derivative(lambda x: Scaled.apply(x, lambda: 0.01), (x,))
     assert str(told).startswith("Jacobian mismatch")
+
+
+def test_the_gradient_that_formats_are_compared_by_comes_through_the_blocks() -> None:
+    """And not by the first, smallest map alone, which sees one pixel of 64."""
+    plain = PlainGenerator(NUM_CLASSES + 2, 4, 8, (64, 128))
+    plain.load_state_dict(calibrated(NUM_CLASSES, 4, 8, (64, 128)).state_dict())
+    x = torch.randn(1, NUM_CLASSES + 2, 64, 128).mul(2).softmax(1).requires_grad_()
+    (gradient,) = torch.autograd.grad(plain.eval()(x).abs().mean(), x)
+    whole = gradient.norm()
+    gradient[..., ::64, ::64] = 0
+    assert gradient.norm() > 0.9 * whole
+
+
+def test_a_program_that_takes_too_long_is_ended_and_told(capsys: pytest.CaptureFixture) -> None:
+    told = run_program("-c", "import time; print('began', flush=True); time.sleep(99)", times=0.02)
+    assert told == "took longer than 2 s"
+    assert "began" in capsys.readouterr().out
 
 
 def test_what_a_part_had_found_before_it_failed_is_in_the_table() -> None:

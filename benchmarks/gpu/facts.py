@@ -50,7 +50,10 @@ def _told_by_driver() -> list[Figure]:
     if program is None:
         return [Figure("nvidia-smi", "not installed")]
     command = [program, f"--query-gpu={ASKED}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except subprocess.TimeoutExpired:
+        return [Figure("nvidia-smi", "says nothing for 10 s")]
     if done.returncode:
         return [Figure("nvidia-smi", done.stderr.strip()[:100] or f"status {done.returncode}")]
     told = done.stdout.splitlines()[0].split(", ")

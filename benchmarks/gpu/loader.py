@@ -21,13 +21,14 @@ def loader(config: GpuBenchmark) -> Iterator[Figure]:
     draw_shards(shards, config.size, num_train=96, num_val=4)
     number = 5 * max(2, config.repeats)  # far more than the loader decodes ahead
     words = [*step_words(config, config.batch_size), f"data.shards={shards}"]
+    device = torch.device(config.device)
+    next(iter(training_batches(load_config(words), 0, 0, 1))).to(device)  # which starts CUDA
     for threads in (1, 4, 8):
         run = load_config([*words, f"data.threads={threads}"])
         speed = rate(partial(training_batches, run, 0, 0, 1), number, config.batch_size)
         yield Figure(f"loader, {threads} threads", speed, "samples/s")
     step = make_our_step([*words, "data.threads=4"])
     batches = training_batches(step.config, 0, 0, 1)
-    device = torch.device(config.device)
     seconds = {}
     for fed in (False, True, False, True):  # the first turn of each warms up
         _wait(config.device)

@@ -27,21 +27,27 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZE, BATCH = (64, 128), 8
 PRECISE = ("distributed.precision=fp32", "distributed.frozen_precision=fp32")
 DEEPSPEED = ("distributed.engine=deepspeed", "distributed.zero_stage=2")
+ORDERED = ("distributed.deterministic=true",)
 RUNS: dict[str, tuple[str, ...]] = {
     "ddp": (),
     "again": (),
+    "ordered": ORDERED,
+    "resumed": ORDERED,
     "fp16": ("distributed.precision=fp16",),
     "zero2-bf16": DEEPSPEED,
     "zero2-fp16": (*DEEPSPEED, "distributed.precision=fp16"),
     "fp32": PRECISE,
 }
 """The last one is compared with the CPU."""
-REHEARSED = ("ddp",)
+SECONDS = 90.0
+"""Of one program at most, times GpuBenchmark.times."""
+REHEARSED = ("ordered",)
 """On a CPU, and in one process that nobody launches: the tests know the others there."""
 
 
 def runs(config: GpuBenchmark) -> Iterator[Figure]:
     """Train in each way, then compare what came of it."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     folder = config.small
     folder.mkdir(parents=True, exist_ok=True)
     draw_shards(folder / "shards", f"{SIZE[0]}x{SIZE[1]}", num_train=64, num_val=8)
@@ -50,15 +56,16 @@ def runs(config: GpuBenchmark) -> Iterator[Figure]:
     wanted = [
         name
         for name in RUNS
-        if (find_spec("deepspeed") or "zero" not in name)
+        if name != "resumed"
+        and (find_spec("deepspeed") or "zero" not in name)
         and (config.device == "cuda" or name in REHEARSED)
     ]
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 3)) as pool:
         said = pool.map(lambda name: _train(config, name), wanted)
         for name, told in zip(wanted, said, strict=True):
             yield _outcome(folder / name, name, told)
     yield from _same_bits(config, folder)
-    yield from _same_figures(folder, folder / wanted[-1])
+    yield from _same_figures(config, folder, folder / wanted[-1])
     yield from _same_files(config, folder, folder / wanted[-1])
 
 
@@ -69,7 +76,7 @@ def draw_shards(folder: Path, size: str, num_train: int, num_val: int) -> None:
     numbers = (f"num_train={num_train}", f"num_val={num_val}")
     words = ("source=streetscenes", f"size={size}", *numbers, f"out={folder}")
     # As a module: in a checkout that is not installed, a program in a folder cannot import.
-    if told := _program("-m", "shards.write", *words):
+    if told := run_program("-m", "shards.write", *words):
         raise UserError(f"no shards in {folder}: {told}")
 
 
@@ -92,20 +99,36 @@ def _words(config: GpuBenchmark, name: str) -> list[str]:
 
 def _train(config: GpuBenchmark, name: str) -> str:
     """What went wrong with a run, or nothing."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1")
-    start = launcher if config.device == "cuda" else ()
-    return _program(*start, "train.py", *_words(config, name))
+    # torchrun would ask who the host is, by a name that a machine without a network may not know.
+    launcher = ("--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=1")
+    start = ("-m", "torch.distributed.run", *launcher) if config.device == "cuda" else ()
+    return run_program(*start, "train.py", *_words(config, name), times=config.times)
 
 
-def _program(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
-    if not done.returncode:
+def run_program(*command: str, times: float = 1.0) -> str:
+    """What went wrong, or nothing. One that takes too long is asked to end, as torchrun ends its
+    workers then."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said, error = process.communicate(timeout=times * SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        said, error = process.communicate()
+        print(f"{' '.join(command)}: too long\n{said}{error}")
+        return f"took longer than {times * SECONDS:.0f} s"
+    if not process.returncode:
         return ""
-    print(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    print(f"{' '.join(command)}: status {process.returncode}\n{said}{error}")
     # Behind what the program says torchrun tells at length that it has ended.
-    own = re.split(r"\n.*torch[./]distributed[./]elastic", done.stderr + done.stdout)[0]
+    own = re.split(r"\n.*torch[./]distributed[./]elastic", error + said)[0]
     lines = own.strip().splitlines() or ["nothing was said"]
-    return f"status {done.returncode}: {lines[-1].strip()[:200]}"
+    return f"status {process.returncode}: {lines[-1].strip()[:200]}"
 
 
 def _outcome(run: Path, name: str, told: str) -> Figure:
@@ -127,16 +150,17 @@ def _weights(run: Path) -> torch.Tensor | None:
 
 
 def _same_bits(config: GpuBenchmark, folder: Path) -> Iterator[Figure]:
-    """A run against itself, and against itself resumed from the middle."""
-    first, second = _weights(folder / "ddp"), _weights(folder / "again")
+    """A run against its like, and one with distributed.deterministic against itself resumed from
+    the middle."""
+    one, other = _weights(folder / "ddp"), _weights(folder / "again")
+    if one is not None and other is not None:
+        yield Figure("two equal runs, bit for bit", torch.equal(one, other))  # not promised
+        yield Figure("two equal runs: weights", difference(other, one), "relative error")
+    first, resumed = _weights(folder / "ordered"), folder / "resumed"
     if first is None:
         return
-    if second is not None:
-        yield Figure("two equal runs, bit for bit", torch.equal(first, second), goal="True")
-        yield Figure("two equal runs: weights", difference(second, first), "relative error")
-    resumed = folder / "resumed"
     shutil.rmtree(resumed, ignore_errors=True)
-    shutil.copytree(folder / "ddp", resumed)
+    shutil.copytree(folder / "ordered", resumed)
     for name in ("result.json", "mask_generator.pth"):
         (resumed / name).unlink()
     for checkpoint in (resumed / "checkpoints").iterdir():
@@ -151,13 +175,14 @@ def _same_bits(config: GpuBenchmark, folder: Path) -> Iterator[Figure]:
     yield Figure("resumed half-way: weights", difference(third, first), "relative error")
 
 
-def _same_figures(folder: Path, run: Path) -> Iterator[Figure]:
+def _same_figures(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figure]:
     """The evaluation of the weights of a run there and on a CPU."""
     if not (run / "result.json").is_file():
         return
     shutil.rmtree(folder / "cpu", ignore_errors=True)
     shutil.copytree(run, folder / "cpu")
-    told = _program("evaluate.py", f"run={folder / 'cpu'}", "distributed.device=cpu")
+    words = (f"run={folder / 'cpu'}", "distributed.device=cpu")
+    told = run_program("evaluate.py", *words, times=config.times)
     if told:
         yield Figure("evaluation on the CPU", told, goal="done")
         return
@@ -184,7 +209,8 @@ def _same_files(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figur
     for device in dict.fromkeys((config.device, "cpu")):
         shutil.rmtree(folder / f"restored-{device}", ignore_errors=True)
         words = (f"checkpoint={run}", f"input={masks}", f"output={folder / f'restored-{device}'}")
-        told = _program("restore.py", *words, f"device={device}", "precision=fp32")
+        more = (f"device={device}", "precision=fp32")
+        told = run_program("restore.py", *words, *more, times=config.times)
         if told:
             yield Figure(f"restore.py on {device}", told, goal="done")
             return
@@ -195,14 +221,15 @@ def _same_files(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figur
         there, here = (np.asarray(Image.open(place / name)) for place in (mine, other))
         share = float((there != here).mean())
         yield Figure(f"restore.py: {name}, numbers unlike the CPU's", share, "", "< 0.001")
-    shutil.rmtree(folder / "exported", ignore_errors=True)
-    told = _program("export.py", f"run={run}", f"output={folder / 'exported'}")
+        output = folder / "exported"
+    shutil.rmtree(output, ignore_errors=True)
+    told = run_program("export.py", f"run={run}", f"output={output}", times=config.times)
     yield Figure("export.py", told or "done", goal="done")
     if not told:
-        program = torch.export.load(folder / "exported" / "model.pt2")
-        example, _ = program.example_inputs
-        here = program.module()(*example)
-        moved = move_to_device_pass(program, config.device).module()
+        exported = torch.export.load(output / "model.pt2")
+        example, _ = exported.example_inputs
+        here = exported.module()(*example)
+        moved = move_to_device_pass(exported, config.device).module()
         there = moved(*(part.to(config.device) for part in example)).cpu()
         error = difference(there, here)
         yield Figure("model.pt2 against the CPU's logits", error, "relative error", "< 0.001")

@@ -49,6 +49,11 @@ class GpuBenchmark(Section):
     """This one alone, in this process; else all, each in a process of its own."""
 
     @property
+    def times(self) -> float:
+        """`patience`, or what stands for it."""
+        return self.patience or (1 if self.device == "cuda" else 10)
+
+    @property
     def height_width(self) -> tuple[int, int]:
         """`size` as two integers."""
         return height_and_width(self.size)

@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.rows import frozen_pass, step_words
+from benchmarks.gpu.rows import step_words
 from benchmarks.gpu.settings import Figure, GpuBenchmark, forget, timed
 from benchmarks.labels import NUM_CLASSES
 from benchmarks.our_step import OurStep, make_our_step
@@ -17,12 +18,22 @@ from maskrestore.models.frozen import FrozenGenerator
 from maskrestore.models.half_precision import HalfPrecision, in_precision
 from maskrestore.models.perceptual import make_features
 
+Steps = dict[str, Callable[[GpuBenchmark], OurStep]]
+
 
 def variants(config: GpuBenchmark) -> Iterator[Figure]:
     """Each variant's milliseconds, and how many times as fast it is as what stands there now."""
     kept, memory = _measured(config, _as_it_is)
     yield Figure("step as it is", kept, "ms")
-    for name, make in STEPS.items():
+    yield from _steps(config, STEPS, kept, memory)
+    yield from _optimizers(config)
+    yield from _real_features(config, kept)
+    yield from _frozen(config)
+    yield from _steps(config, COMPILED, kept, memory)  # which may take all that is left
+
+
+def _steps(config: GpuBenchmark, steps: Steps, kept: float, memory: float) -> Iterator[Figure]:
+    for name, make in steps.items():
         try:
             ms, held = _measured(config, make)
         except Exception as error:  # a compiler raises what it likes; the others go on
@@ -32,9 +43,6 @@ def variants(config: GpuBenchmark) -> Iterator[Figure]:
         yield Figure(f"step, {name}: times as fast", kept / ms, "x")
         if memory:
             yield Figure(f"step, {name}: times less memory", memory / held, "x")
-    yield from _optimizers(config)
-    yield from _real_features(config, kept)
-    yield from _frozen(config)
 
 
 def _failed(error: Exception) -> str:
@@ -98,11 +106,18 @@ def _computed_twice(config: GpuBenchmark) -> OurStep:
     return _as_it_is(config, "distributed.activation_checkpointing=true")
 
 
-STEPS: dict[str, Callable[[GpuBenchmark], OurStep]] = {
-    "trained side channels first": _channels_first,
+def _ordered(config: GpuBenchmark) -> OurStep:
+    return _as_it_is(config, "distributed.deterministic=true")
+
+
+STEPS: Steps = {
+    "trained side channels first, without Triton's kernels": _channels_first,
     "without Triton's kernels": _without_kernels,
     "cudnn.benchmark": _benchmarked,
     "activations computed twice": _computed_twice,
+    "the same bits each time": _ordered,
+}
+COMPILED: Steps = {
     "trained network compiled": _compiled_trained,
     "frozen networks compiled": _compiled_frozen,
 }
@@ -146,23 +161,23 @@ def _frozen(config: GpuBenchmark) -> Iterator[Figure]:
         yield Figure("frozen pass as a CUDA graph", "only a GPU has them")
         return
     for batch_size in (2, config.batch_size):
-        kept, _ = timed(frozen_pass(config, batch_size, "bf16"), config.device, config.repeats)
         generator = calibrated(NUM_CLASSES, config.width, config.hidden, config.height_width)
         network = FrozenGenerator(generator).to(config.device).bfloat16()
         network = network.to(memory_format=torch.channels_last)
         shape = (batch_size, NUM_CLASSES + 2, *config.height_width)
         segmap = torch.rand(shape, device=config.device, dtype=torch.bfloat16, requires_grad=True)
+
+        def replay(call: Any = network, x: Tensor = segmap) -> object:
+            return torch.autograd.grad(call(x).float().abs().mean(), x)
+
+        kept, _ = timed(replay, config.device, config.repeats)
         what = f"frozen pass, bf16, batch {batch_size}, as a CUDA graph"
         try:
             graphed: Any = torch.cuda.make_graphed_callables(network, (segmap,))
         except Exception as error:
             yield Figure(what, _failed(error))
             continue
-
-        def replay(graphed: Any = graphed, x: Tensor = segmap) -> object:
-            return torch.autograd.grad(graphed(x).float().abs().mean(), x)
-
-        ms, _ = timed(replay, config.device, config.repeats)
+        ms, _ = timed(partial(replay, graphed), config.device, config.repeats)
         yield Figure(what, ms, "ms")
         yield Figure(f"{what}: times as fast", kept / ms, "x")
         forget(config.device)
