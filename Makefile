@@ -16,9 +16,10 @@ test: $(BIN)/ready  ## all tests that this machine can run
 test-quick: $(BIN)/ready  ## the unit tests: about a minute on two cores
 	$(BIN)/python -m pytest --numprocesses=2 -m "not slow"
 
+# Its second command: what older packages have broken, FID by torch-fidelity and torch.compile.
 test-oldest: $(OLDEST)/ready  ## the unit tests with the oldest packages that pyproject.toml allows (Python 3.11, 3.12; Linux)
 	$(OLDEST)/bin/python -m pytest --numprocesses=2 -m "not slow" --ignore=tests/test_house.py
-	$(OLDEST)/bin/python -m pytest tests/evaluation/test_image_distances.py -m slow  # FID by the oldest torch-fidelity
+	$(OLDEST)/bin/python -m pytest --numprocesses=2 tests/evaluation/test_image_distances.py tests/models/test_fused.py -m slow
 
 check: $(BIN)/ready  ## lint, format, types, contracts, packages that fit together
 	$(BIN)/ruff check .
