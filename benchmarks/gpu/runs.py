@@ -221,7 +221,7 @@ def _same_files(config: GpuBenchmark, folder: Path, run: Path) -> Iterator[Figur
         there, here = (np.asarray(Image.open(place / name)) for place in (mine, other))
         share = float((there != here).mean())
         yield Figure(f"restore.py: {name}, numbers unlike the CPU's", share, "", "< 0.001")
-        output = folder / "exported"
+    output = folder / "exported"
     shutil.rmtree(output, ignore_errors=True)
     told = run_program("export.py", f"run={run}", f"output={output}", times=config.times)
     yield Figure("export.py", told or "done", goal="done")

@@ -34,8 +34,8 @@ def without_order(config: RunConfig) -> list[str]:
     if is_whole or not has_gradient or not config.distributed.deterministic:
         return []
     return [
-        f"generator.size={config.generator.size}: with distributed.deterministic=true write the "
-        f"same multiple of each side of data.size={config.data.size}"
+        f"generator.size={config.generator.size}: with distributed.deterministic=true write "
+        f"multiples of the sides of data.size={config.data.size}"
     ]
 
 

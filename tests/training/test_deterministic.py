@@ -68,8 +68,8 @@ def test_an_image_averaged_by_no_whole_number_is_refused() -> None:
     own = ["distributed.device=cuda", "distributed.deterministic=true", "loss=ce_l1"]
     own += ["data.size=64x128", "generator.size=96x192"]
     assert null_gpu.run_there(REFUSED.format(own)).strip() == (
-        "generator.size=96x192: with distributed.deterministic=true write the same multiple of "
-        "each side of data.size=64x128"
+        "generator.size=96x192: with distributed.deterministic=true write multiples of the "
+        "sides of data.size=64x128"
     )
 
 
