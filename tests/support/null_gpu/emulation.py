@@ -132,3 +132,14 @@ class Allocation(Emulation):
 
     def fill(self, y: Tensor, x: Tensor) -> None:
         pass
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_dispatch__(function, types, args, kwargs)
+        is_transposed = function is torch.ops.aten.convolution.default and args[6]
+        if not (is_transposed and result.is_cuda):
+            return result
+        # cuDNN lays it out as its arguments are; without values it is always channels first.
+        layout = torch._prims_common.suggest_memory_format(args[1])
+        return torch.empty_like(result, memory_format=layout)
