@@ -102,6 +102,15 @@ def test_a_format_that_the_gpu_has_no_instructions_for() -> None:
     )
 
 
+def test_an_image_averaged_by_no_whole_number_has_no_deterministic_form() -> None:
+    words = ["distributed.device=cuda", "distributed.deterministic=true", "loss=ce_l1"]
+    words += ["data.size=64x128", "generator.size=96x192"]
+    assert null_gpu.run_there(STARTED.format(words)).strip() == (
+        "generator.size=96x192: with distributed.deterministic=true write multiples of the "
+        "sides of data.size=64x128"
+    )
+
+
 SECOND_OF_A_MACHINE = """
 import os
 from maskrestore.config.run import load_config

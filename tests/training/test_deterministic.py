@@ -54,25 +54,6 @@ def test_a_run_takes_only_operations_that_have_an_order(
     assert told.splitlines()[-1] == "True :4096:8"
 
 
-REFUSED = """
-from maskrestore.config.run import load_config
-from maskrestore.distributed.processes import make_accelerator
-try:
-    make_accelerator(load_config({}), for_training=True)
-except Exception as error:
-    print(error)
-"""
-
-
-def test_an_image_averaged_by_no_whole_number_is_refused() -> None:
-    own = ["distributed.device=cuda", "distributed.deterministic=true", "loss=ce_l1"]
-    own += ["data.size=64x128", "generator.size=96x192"]
-    assert null_gpu.run_there(REFUSED.format(own)).strip() == (
-        "generator.size=96x192: with distributed.deterministic=true write multiples of the "
-        "sides of data.size=64x128"
-    )
-
-
 def test_a_cpu_has_an_order_of_its_own() -> None:
     config = load_config(["distributed.device=cpu", "distributed.deterministic=true"])
     make_accelerator(config, for_training=True)
